@@ -1,0 +1,1 @@
+"""The nouns: model, samples, recipe, target, artifact, report, and how they are read and written."""

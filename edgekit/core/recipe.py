@@ -1,0 +1,175 @@
+"""A recipe: what is wanted. Frozen dataclasses in Python, one TOML file on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from edgekit.core.codec import decode_toml
+from edgekit.core.target import Precision
+from edgekit.errors import UsageError
+
+__all__ = [
+    "BenchmarkOptions",
+    "Budgets",
+    "CalibrationOptions",
+    "DataSource",
+    "Metric",
+    "Recipe",
+    "SourceOptions",
+    "ValidationOptions",
+    "load_recipe",
+]
+
+Metric = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "rmse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """The trained model.
+
+    `model`: an ONNX file, `module.py:factory`, a `.pt2` or a TorchScript file. `state`: a state-dict file for
+    the factory's module. `trust`: allow files that can run code at load. `shapes`: input name -> fixed shape.
+    """
+
+    model: str
+    state: str = ""
+    trust: bool = False
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    opset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Where samples come from.
+
+    `path`: an .npz or .npy file, a folder of images, or a `calibration/*.toml` sample spec (by path, or by
+    the name of one that edgekit ships). `preprocessing`: a sample spec whose preprocessing is used when
+    `path` is a folder of images. `count` (0: all), `skip` and `seed` (-1: the order of the source) choose
+    samples: shuffle by the seed, skip, take count.
+    """
+
+    path: str
+    preprocessing: str = ""
+    count: int = 0
+    skip: int = 0
+    seed: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOptions:
+    """How activation ranges are found. `percentile` (of 100) is used by method "percentile" alone."""
+
+    data: DataSource
+    method: Literal["minmax", "percentile"] = "minmax"
+    percentile: float = 99.99
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 50.0 < self.percentile <= 100.0:
+            raise UsageError(f"percentile: got {self.percentile!r}, allowed: above 50, up to 100")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationOptions:
+    """What proves an artifact: samples it has not seen, and a metric. `output` names the output judged."""
+
+    data: DataSource
+    metric: Metric = "accuracy"
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkOptions:
+    """How latency is measured: `rounds` interleaved rounds of every artifact, after `warmup` calls each."""
+
+    rounds: int = 40
+    warmup: int = 10
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        bad = [f"{n}: got {v}, at least {low} is needed" for n, v, low in (
+            ("rounds", self.rounds, 5), ("warmup", self.warmup, 0), ("threads", self.threads, 1)) if v < low]
+        if bad:
+            raise UsageError("benchmark options out of range", problems=bad)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """What an artifact must keep to. None means no limit.
+
+    `max_accuracy_drop` is in units of the metric times 100 for rates (points); `min_speedup` is over the
+    float32 artifact of the same engine; `precisions` says which artifacts the budgets bind (empty: all).
+    """
+
+    max_accuracy_drop: float | None = None
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    min_speedup: float | None = None
+    precisions: tuple[Precision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One run: source, targets, precisions, calibration, validation, benchmark, budgets, output folder.
+
+    `allow_refused` lists "target/precision" pairs whose refusal is expected and does not fail the run.
+    """
+
+    schema: int = 1
+    source: SourceOptions
+    targets: tuple[str, ...]
+    precisions: tuple[Precision, ...] = ("int8",)
+    output: str
+    calibration: CalibrationOptions | None = None
+    validation: ValidationOptions | None = None
+    benchmark: BenchmarkOptions | None = None
+    budgets: Budgets = field(default_factory=Budgets)
+    allow_refused: tuple[str, ...] = ()
+    overwrite: bool = False
+    simplify: bool = True
+    quantized_io: bool = False
+    deadline_s: float = 900.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.schema != 1:
+            problems.append(f"schema: got {self.schema!r}, this edgekit reads 1")
+        if not self.targets:
+            problems.append("targets: at least one is needed")
+        if not self.precisions:
+            problems.append("precisions: at least one is needed")
+        if len(set(self.targets)) != len(self.targets):
+            problems.append("targets: one is named twice")
+        if "int8" in self.precisions and self.calibration is None:
+            problems.append("precision 'int8' needs samples (--calibration, or [calibration.data])")
+        if self.budgets.max_accuracy_drop is not None and self.validation is None:
+            problems.append("budgets.max_accuracy_drop needs a [validation] table")
+        for name in ("max_latency_ms", "min_speedup"):
+            if getattr(self.budgets, name) is not None and self.benchmark is None:
+                problems.append(f"budgets.{name} needs a [benchmark] table")
+        if problems:
+            raise UsageError("the recipe is not complete", problems=problems)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; relative paths in it are taken from the recipe's own folder."""
+    recipe = decode_toml(Recipe, path)
+    base = path.resolve().parent
+
+    def located(text: str) -> str:
+        return str(base / text) if text and (base / text.partition(":")[0]).exists() else text
+
+    def data(source: DataSource) -> DataSource:
+        return replace(source, path=located(source.path), preprocessing=located(source.preprocessing))
+
+    source = replace(recipe.source, model=located(recipe.source.model), state=located(recipe.source.state))
+    calibration, validation = recipe.calibration, recipe.validation
+    return replace(
+        recipe,
+        source=source,
+        output=str(base / recipe.output),
+        calibration=calibration and replace(calibration, data=data(calibration.data)),
+        validation=validation and replace(validation, data=data(validation.data)),
+    )
