@@ -126,7 +126,7 @@ def _decode_union(args: tuple[Any, ...], data: Any, place: str, problems: list[s
         if not found:
             return value
         tried.append(found)
-    problems.extend(min(tried, key=len))
+    problems.extend(min(tried, key=lambda found: len(found)))
     return None
 
 

@@ -37,8 +37,8 @@ class Int8Policy:
     point; they are integer when their input is.
     `fused_activations`: op types that a convolution or matrix product absorbs: no quantizer in between.
     `fixed_outputs`: op type -> the scale and zero point its integer kernel imposes.
-    `quantize_outputs`: whether the outputs of the model pass through a quantizer (a kernel that can write
-    float logits needs none).
+    `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
+    reader wants integers (so logits stay float).
     """
 
     activation: Literal["uint8", "int8"]
@@ -49,7 +49,7 @@ class Int8Policy:
     shared_scale_ops: tuple[str, ...] = ()
     fused_activations: tuple[str, ...] = ("Relu", "Clip")
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
-    quantize_outputs: bool = False
+    float_output_ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,53 @@
+"""Lowering: one file or folder per engine, each with `why_not` and `lower`.
+
+    why_not(model, target, precision) -> list[Reason]      empty means go
+    lower(model, *, target, precision, out, source_digest, quantized_io) -> Artifact
+
+`model` is the canonical float graph for float32 and float16, the QDQ graph of the target's policy for int8.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.codec import decode, encode
+from edgekit.core.target import Precision, Target
+from edgekit.errors import Reason, Unsupported, nearest
+
+__all__ = ["lower_file", "refusal"]
+
+
+def refusal(target: Target, precision: Precision) -> list[Reason]:
+    """Why the profile of `target` itself rules out `precision`; empty means go."""
+    if precision in target.precisions:
+        return []
+    why = target.refuse.get(precision, f"{target.name} has no {precision}; {nearest('', target.precisions)}")
+    return [Reason(why=why)]
+
+
+def lower_file(
+    *,
+    model: str,
+    target: dict[str, Any],
+    precision: Precision,
+    out: str,
+    source_digest: str,
+    quantized_io: bool = False,
+) -> dict[str, Any]:
+    """Step: lower the ONNX file `model` for `target` into the folder `out`; returns the manifest."""
+    profile = decode(Target, target, where="target")
+    if reasons := refusal(profile, precision):
+        raise Unsupported(f"{profile.name} does not do {precision}", reasons=reasons)
+    backend = import_module(f"edgekit.backends.{profile.engine}")
+    artifact = backend.lower(
+        Path(model),
+        target=profile,
+        precision=precision,
+        out=Path(out),
+        source_digest=source_digest,
+        quantized_io=quantized_io,
+    )
+    manifest: dict[str, Any] = encode(artifact.manifest)
+    return manifest

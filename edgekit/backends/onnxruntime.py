@@ -1,0 +1,81 @@
+"""Lowering for ONNX Runtime: the ONNX file it fuses best, checked by loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.backends.onnx_graph import IOScale, float16_weights, integer_io, tensor_ios
+from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.packages import installed_version, require
+from edgekit.core.target import Precision, Target
+from edgekit.errors import Reason, Unsupported
+
+__all__ = ["lower", "why_not"]
+
+
+def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
+    """Why ONNX Runtime cannot run this graph, by its own word; empty means go.
+
+    The CPU provider is asked: it has a kernel for every standard operator that any provider has.
+    """
+    onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
+    return _refused_by(onnxruntime, model.read_bytes())
+
+
+def _refused_by(onnxruntime: Any, graph: bytes) -> list[Reason]:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    try:
+        onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+    except (state.NotImplemented, state.InvalidGraph, state.Fail, state.InvalidArgument) as err:
+        return [Reason(why=f"ONNX Runtime {onnxruntime.__version__} does not load it: {err}")]
+    return []
+
+
+def lower(
+    model: Path,
+    *,
+    target: Target,
+    precision: Precision,
+    out: Path,
+    source_digest: str,
+    quantized_io: bool = False,
+) -> Artifact:
+    """Write `out/model.onnx` and its manifest. Raises `Unsupported` with ONNX Runtime's reason."""
+    onnx = require("onnx", needed_for=f"target {target.name}")
+    onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
+    graph = onnx.load(str(model))
+    notes: tuple[str, ...] = ()
+    scales: dict[str, IOScale] = {}
+    if precision == "float16" and target.float16 == "full":
+        graph = _full_float16(graph)
+    elif precision == "float16":
+        graph, kept = float16_weights(graph)
+        notes = tuple(f"{name} leaves the range of float16 and stays float32" for name in kept)
+    elif precision == "int8" and quantized_io:
+        graph, scales = integer_io(graph)
+    payload = graph.SerializeToString(deterministic=True)
+    if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):
+        raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
+    (out / "model.onnx").write_bytes(payload)
+    inputs, outputs = tensor_ios(graph, scales)
+    return write_artifact(
+        out,
+        target=target,
+        precision=precision,
+        model="model.onnx",
+        inputs=inputs,
+        outputs=outputs,
+        source_digest=source_digest,
+        versions={"onnx": installed_version("onnx"), "onnxruntime": onnxruntime.__version__},
+        notes=notes,
+    )
+
+
+def _full_float16(graph: Any) -> Any:
+    """The whole graph in half precision; inputs and outputs stay float32 behind a Cast."""
+    float16 = require("onnxruntime.transformers.float16", needed_for="float16 on CUDA")
+    return float16.convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=False)

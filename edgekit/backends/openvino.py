@@ -1,0 +1,77 @@
+"""Lowering for OpenVINO: an IR (model.xml, model.bin) whose quantizers become integer kernels."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgekit.backends.onnx_graph import IOScale, integer_io, tensor_ios
+from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.packages import installed_version, require
+from edgekit.core.target import Precision, Target
+from edgekit.errors import Reason, Unsupported
+
+__all__ = ["lower", "why_not"]
+
+
+def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
+    """Why OpenVINO cannot read and compile this graph, by its own word; empty means go."""
+    openvino = require("openvino", needed_for=f"target {target.name}")
+    try:
+        _compile(openvino, _read(openvino, model))
+    except RuntimeError as err:  # every OpenVINO exception is one
+        return [Reason(why=_first_lines(err))]
+    return []
+
+
+def lower(
+    model: Path,
+    *,
+    target: Target,
+    precision: Precision,
+    out: Path,
+    source_digest: str,
+    quantized_io: bool = False,
+) -> Artifact:
+    """Write `out/model.xml`, `out/model.bin` and the manifest; raises `Unsupported` with the reason."""
+    onnx = require("onnx", needed_for=f"target {target.name}")
+    openvino = require("openvino", needed_for=f"target {target.name}")
+    graph = onnx.load(str(model))
+    scales: dict[str, IOScale] = {}
+    if precision == "int8" and quantized_io:
+        graph, scales = integer_io(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "model.onnx"
+        source.write_bytes(graph.SerializeToString(deterministic=True))
+        try:
+            network = _read(openvino, source)
+            _compile(openvino, network)
+            openvino.save_model(network, str(out / "model.xml"), compress_to_fp16=precision == "float16")
+        except RuntimeError as err:
+            reasons = [Reason(why=_first_lines(err))]
+            raise Unsupported(f"{target.name} cannot run this model", reasons=reasons) from err
+    inputs, outputs = tensor_ios(graph, scales)
+    return write_artifact(
+        out,
+        target=target,
+        precision=precision,
+        model="model.xml",
+        inputs=inputs,
+        outputs=outputs,
+        source_digest=source_digest,
+        versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},
+    )
+
+
+def _read(openvino: Any, path: Path) -> Any:
+    return openvino.Core().read_model(str(path))
+
+
+def _compile(openvino: Any, network: Any) -> None:
+    openvino.Core().compile_model(network, "CPU")
+
+
+def _first_lines(err: RuntimeError) -> str:
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return "OpenVINO does not take it: " + " ".join(lines[-3:])

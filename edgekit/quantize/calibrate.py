@@ -1,0 +1,170 @@
+"""The calibration pass: every sample once through the float graph, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgekit.core.codec import decode, encode
+from edgekit.core.files import write_json
+from edgekit.core.model import Signature
+from edgekit.core.packages import require
+from edgekit.core.progress import report_progress
+from edgekit.core.recipe import CalibrationOptions
+from edgekit.core.target import Int8Policy
+from edgekit.errors import UsageError
+from edgekit.quantize.graph_index import GraphIndex, index_graph
+from edgekit.quantize.observers import FloatHistogram, RunningMean, RunningRange, add_reductions
+from edgekit.quantize.placement import place
+
+__all__ = ["Calibration", "calibrate", "calibrate_file", "read_calibration"]
+
+Batches = Iterable[Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What one pass found: tensor -> (low, high), tensor -> mean per channel, and the number of samples."""
+
+    ranges: dict[str, tuple[float, float]]
+    means: dict[str, tuple[float, ...]]
+    samples: int
+    method: str
+
+
+def calibrate_file(
+    *, model: str, policies: list[Any], options: dict[str, Any], signature: dict[str, Any], out: str
+) -> dict[str, Any]:
+    """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`."""
+    from edgekit.core.samples import open_samples
+
+    chosen = decode(CalibrationOptions, options, where="calibration")
+    samples = open_samples(chosen.data, decode(Signature, signature, where="signature"))
+    onnx = require("onnx", needed_for="calibration")
+    found = calibrate(
+        onnx.load(model),
+        (batch.inputs for batch in samples.batches(1)),
+        policies=[decode(Int8Policy, p, where="policy") for p in policies],
+        method=chosen.method,
+        percentile=chosen.percentile,
+        total=samples.count,
+    )
+    write_json(Path(out), encode(found))
+    return {"samples": found.samples, "digest": samples.digest}
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `calibrate_file` wrote."""
+    return decode(Calibration, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+
+
+def calibrate(
+    model: Any,
+    batches: Batches,
+    *,
+    policies: list[Int8Policy],
+    method: str = "minmax",
+    percentile: float = 99.99,
+    total: int = 0,
+    threads: int = 0,
+) -> Calibration:
+    """Observe every tensor that any of `policies` quantizes, over `batches` of one sample each.
+
+    `batches` yields input name -> array with the shape of the model's input. Memory does not grow with their
+    number. Raises `UsageError` for no samples or an activation that is not finite.
+    """
+    onnxruntime = require("onnxruntime", needed_for="calibration")
+    index = index_graph(model)
+    tensors, averaged = _what_to_observe(index, policies)
+    observed = add_reductions(model, tensors, averaged)
+    if method == "percentile":
+        _add_outputs(observed, tensors, index)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    observation = _Observation(tensors, tuple(averaged), method)
+    names = observation.output_names()
+    with ThreadPoolExecutor(max_workers=1) as counter:
+        pending = None
+        for sample, inputs in enumerate(batches):
+            values = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            if pending is not None:
+                pending.result()
+            pending = counter.submit(observation.update, values, sample)
+            report_progress(sample + 1, total)
+        if pending is None:
+            raise UsageError("no calibration samples", hint="give at least one; 100 or more are better")
+        pending.result()
+    return observation.result(percentile)
+
+
+def _what_to_observe(index: GraphIndex, policies: list[Int8Policy]) -> tuple[list[str], dict[str, int]]:
+    tensors: dict[str, None] = {}
+    averaged: dict[str, int] = {}
+    for policy in policies:
+        placement = place(index, policy)
+        tensors.update(dict.fromkeys(placement.tensors))
+        for node in placement.weighted:
+            rank = len(index.shapes[node.data])
+            averaged[node.data] = 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
+    return list(tensors), averaged
+
+
+def _add_outputs(model: Any, tensors: list[str], index: GraphIndex) -> None:
+    from onnx import TensorProto, helper
+
+    have = {o.name for o in model.graph.output} | set(index.inputs)
+    for name in tensors:
+        if name not in have:
+            model.graph.output.append(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, index.shapes[name])
+            )
+
+
+class _Observation:
+    """The running statistics of every observed tensor."""
+
+    def __init__(self, tensors: list[str], averaged: tuple[str, ...], method: str) -> None:
+        self.tensors = tensors
+        self.averaged = averaged
+        self.ranges = {t: RunningRange() for t in tensors}
+        self.means = {t: RunningMean() for t in averaged}
+        self.method = method
+        self.histograms = {t: FloatHistogram() for t in tensors} if method == "percentile" else {}
+        self.samples = 0
+
+    def output_names(self) -> list[str]:
+        """The outputs to fetch."""
+        names = [f"{t}/{kind}" for t in self.tensors for kind in ("min", "max")]
+        names += [f"{t}/mean" for t in self.averaged]
+        return names + list(self.histograms)
+
+    def update(self, values: Mapping[str, NDArray[Any]], sample: int) -> None:
+        """Take in the outputs of one sample."""
+        for name, running in self.ranges.items():
+            low, high = float(values[f"{name}/min"]), float(values[f"{name}/max"])
+            running.update(low, high, tensor=name, sample=sample)
+        for name, mean in self.means.items():
+            mean.update(values[f"{name}/mean"], 1)
+        for name, histogram in self.histograms.items():
+            histogram.update(values[name])
+        self.samples += 1
+
+    def result(self, percentile: float) -> Calibration:
+        """The ranges by the method, clipped to what was seen, and the means."""
+        ranges = {name: (r.low, r.high) for name, r in self.ranges.items()}
+        for name, histogram in self.histograms.items():
+            low, high = histogram.percentile_range(percentile)
+            seen_low, seen_high = ranges[name]
+            ranges[name] = (max(low, seen_low), min(high, seen_high))
+        means = {name: tuple(m.value().tolist()) for name, m in self.means.items()}
+        return Calibration(ranges=ranges, means=means, samples=self.samples, method=self.method)

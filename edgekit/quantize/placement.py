@@ -1,0 +1,216 @@
+"""Where quantizers sit: a target's policy laid over a graph.
+
+An op type of `policy.integer_ops` has quantizers on its inputs and its output; an activation that the policy
+lets it absorb lies before the output quantizer. An op of `policy.shared_scale_ops` is integer when what it
+reads is, and its tensors form one group with one scale. A kernel with a fixed output scale keeps it; where
+such a tensor meets a group of another scale, the edge is requantized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekit.core.target import FixedScale, Int8Policy
+from edgekit.quantize.graph_index import GraphIndex, attribute
+
+__all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
+
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_CONSTANT_OPERAND_OPS = ("Add", "Sub", "Mul", "Div")
+_DATA_INPUTS = {"Concat": None}  # None: all inputs are data; other shared ops read data at input 0 alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedNode:
+    """A node with constant weights: `axis` is the output-channel axis of `weight` (None: per tensor)."""
+
+    name: str
+    op_type: str
+    data: str
+    weight: str
+    bias: str
+    axis: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What the policy says of one graph.
+
+    `tensors`: the activations that get quantizers, in graph order. `group`: tensor -> the representative of
+    the tensors it shares a scale with. `fixed`: representative -> imposed scale. `requantized`: (node name,
+    tensor) edges that need a second quantizer with the scale of the node's output group. `weighted`: nodes
+    with constant weights to be coded. `constants`: (node name, initializer) operands coded like activations.
+    """
+
+    tensors: tuple[str, ...]
+    group: dict[str, str]
+    fixed: dict[str, FixedScale]
+    requantized: frozenset[tuple[str, str]]
+    weighted: tuple[WeightedNode, ...]
+    constants: tuple[tuple[str, str], ...]
+    integer_nodes: frozenset[str] = field(default_factory=frozenset)
+
+
+def place(index: GraphIndex, policy: Int8Policy) -> Placement:
+    """Lay `policy` over the graph. Every node must have a name."""
+    weighted = _weighted_nodes(index, policy)
+    integer = {n.name for n in index.model.graph.node if _runs_integer(index, policy, n, weighted)}
+    wanted = _directly_wanted(index, policy, integer)
+    shared = _spread_through_shared(index, policy, wanted)
+    group, requantized = _groups(index, shared, wanted, _fixed_tensors(index, policy, integer))
+    fixed = {group[t]: s for t, s in _fixed_tensors(index, policy, integer).items() if t in wanted}
+    constants = tuple(
+        (n.name, i)
+        for n in index.model.graph.node
+        if n.name in integer and n.op_type in (*_CONSTANT_OPERAND_OPS, "Concat")
+        for i in n.input
+        if index.is_float_constant(i)
+    )
+    order = [*index.inputs, *(o for n in index.model.graph.node for o in n.output)]
+    return Placement(
+        tensors=tuple(t for t in order if t in wanted),
+        group=group,
+        fixed=fixed,
+        requantized=requantized,
+        weighted=tuple(w for w in weighted.values() if w.name in integer),
+        constants=constants,
+        integer_nodes=frozenset(integer | {n.name for n in shared}),
+    )
+
+
+def _weighted_nodes(index: GraphIndex, policy: Int8Policy) -> dict[str, WeightedNode]:
+    found = {}
+    for node in index.model.graph.node:
+        if node.op_type not in WEIGHTED_OPS or not index.is_float_constant(node.input[1]):
+            continue
+        bias = node.input[2] if len(node.input) > 2 else ""
+        axis = _channel_axis(index, node) if policy.per_channel else None
+        found[node.name] = WeightedNode(
+            name=node.name,
+            op_type=node.op_type,
+            data=node.input[0],
+            weight=node.input[1],
+            bias=bias,
+            axis=axis,
+        )
+    return found
+
+
+def _channel_axis(index: GraphIndex, node: Any) -> int | None:
+    rank = index.constants[node.input[1]].ndim
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if attribute(node, "group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
+    return 1 if rank == 2 else None
+
+
+def _runs_integer(
+    index: GraphIndex, policy: Int8Policy, node: Any, weighted: dict[str, WeightedNode]
+) -> bool:
+    if node.op_type not in policy.integer_ops or not index.is_float_activation(node.output[0]):
+        return False
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+        plain = node.op_type != "Gemm" or (
+            attribute(node, "alpha", 1.0) == 1.0
+            and attribute(node, "beta", 1.0) == 1.0
+            and not attribute(node, "transA", 0)
+        )
+        known_bias = len(node.input) < 3 or not node.input[2] or index.is_float_constant(node.input[2])
+        return node.name in weighted and plain and known_bias and index.is_float_activation(node.input[0])
+    if node.op_type in ("GlobalAveragePool", "ReduceMean", "AveragePool"):
+        return index.is_float_activation(node.input[0])
+    return all(index.is_float_activation(i) or index.is_float_constant(i) for i in node.input if i)
+
+
+def _end_of_fusion(index: GraphIndex, policy: Int8Policy, node: Any) -> str:
+    """The tensor behind `node` and the activation it absorbs."""
+    name = str(node.output[0])
+    if node.op_type not in (*WEIGHTED_OPS, "Add", "Sub", "Mul"):
+        return name
+    reader = index.only_reader(name)
+    if reader is not None and reader.op_type in policy.fused_activations and reader.input[0] == name:
+        return str(reader.output[0])
+    return name
+
+
+def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -> set[str]:
+    wanted: set[str] = set()
+    nodes = [n for n in index.model.graph.node if n.name in integer]
+    for node in nodes:
+        wanted.update(i for i in node.input if index.is_float_activation(i))
+    for node in nodes:
+        if node.op_type not in policy.float_output_ops:
+            wanted.add(_end_of_fusion(index, policy, node))
+    return wanted
+
+
+def _spread_through_shared(index: GraphIndex, policy: Int8Policy, wanted: set[str]) -> list[Any]:
+    """Extend `wanted` through ops that only move values; returns those ops."""
+    shared: dict[str, Any] = {}
+    changed = True
+    while changed:
+        changed = False
+        for node in index.model.graph.node:
+            if node.op_type not in policy.shared_scale_ops or node.name in shared:
+                continue
+            data = _data_inputs(node)
+            if not any(i in wanted for i in data) or not all(index.is_float_activation(i) for i in data):
+                continue
+            if node.op_type == "Pad" and not _pads_with_zero(index, node):
+                continue
+            shared[node.name] = node
+            wanted.update(data)
+            wanted.update(o for o in node.output if index.is_float_activation(o))
+            changed = True
+    return [n for n in index.model.graph.node if n.name in shared]
+
+
+def _data_inputs(node: Any) -> list[str]:
+    return list(node.input) if node.op_type in _DATA_INPUTS else [node.input[0]]
+
+
+def _pads_with_zero(index: GraphIndex, node: Any) -> bool:
+    if attribute(node, "mode", b"constant") != b"constant" or len(node.input) < 3 or not node.input[2]:
+        return True
+    value = index.constants.get(node.input[2])
+    return value is not None and not value.any()
+
+
+def _fixed_tensors(index: GraphIndex, policy: Int8Policy, integer: set[str]) -> dict[str, FixedScale]:
+    return {
+        n.output[0]: policy.fixed_outputs[n.op_type]
+        for n in index.model.graph.node
+        if n.name in integer and n.op_type in policy.fixed_outputs
+    }
+
+
+def _groups(
+    index: GraphIndex, shared: list[Any], wanted: set[str], fixed: dict[str, FixedScale]
+) -> tuple[dict[str, str], frozenset[tuple[str, str]]]:
+    parent = {t: t for t in wanted}
+    imposed: dict[str, FixedScale | None] = {t: fixed.get(t) for t in wanted}
+    requantized: set[tuple[str, str]] = set()
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for node in shared:
+        outputs = [o for o in node.output if o in wanted]
+        data = _data_inputs(node)
+        scales = {imposed[root(i)] for i in data}
+        for name in data:
+            if imposed[root(name)] is not None and len(scales) > 1:
+                requantized.add((node.name, name))
+                continue
+            for output in outputs:
+                first, second = root(name), root(output)
+                if first != second:
+                    parent[second] = first
+                    imposed[first] = imposed[first] or imposed[second]
+    return {t: root(t) for t in wanted}, frozenset(requantized)

@@ -1,0 +1,285 @@
+"""The QDQ writer: a float graph, a calibration and a policy in; a graph with explicit quantizers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.core.codec import decode
+from edgekit.core.files import atomic_file
+from edgekit.core.packages import require
+from edgekit.core.target import Int8Policy
+from edgekit.quantize.bias_correction import output_shift
+from edgekit.quantize.calibrate import Calibration, read_calibration
+from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
+from edgekit.quantize.placement import Placement, WeightedNode, place
+from edgekit.quantize.scales import (
+    Affine,
+    activation_affine,
+    bias_codes,
+    quantize_array,
+    smallest_weight_scale,
+    weight_codes,
+)
+
+__all__ = ["quantize", "quantize_file"]
+
+
+def quantize_file(*, model: str, calibration: str, policy: dict[str, Any], out: str) -> dict[str, Any]:
+    """Step: write the QDQ graph of `model` to `out`; says how many tensors and weights were quantized."""
+    onnx = require("onnx", needed_for="quantization")
+    result, placement = quantize(
+        onnx.load(model),
+        calibration=read_calibration(Path(calibration)),
+        policy=decode(Int8Policy, policy, where="policy"),
+    )
+    with atomic_file(Path(out)) as temporary:
+        temporary.write_bytes(result.SerializeToString(deterministic=True))
+    return {"tensors": len(placement.tensors), "weights": len(placement.weighted)}
+
+
+def quantize(
+    model: Any, *, calibration: Calibration, policy: Int8Policy, bias_correction: bool = True
+) -> tuple[Any, Placement]:
+    """The QDQ graph (a new ModelProto) and where its quantizers sit.
+
+    Before: float32 nodes. After: every placed tensor passes QuantizeLinear and DequantizeLinear; weights are
+    int8 initializers behind a DequantizeLinear with zero point 0; biases int32 at scale s_x * s_w. Must not
+    change: names, order and dtypes of the model's inputs and outputs.
+    """
+    import onnx
+
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    index = index_graph(quantized)
+    placement = place(index, policy)
+    writer = _Writer(index, placement, _affines(placement, calibration, policy), policy)
+    for node in placement.weighted:
+        mean = calibration.means.get(node.data) if bias_correction else None
+        writer.code_weights(node, None if mean is None else np.asarray(mean))
+    for node_name, constant in placement.constants:
+        writer.code_constant(node_name, constant)
+    for tensor in placement.tensors:
+        writer.quantize_tensor(tensor)
+    for node_name, tensor in sorted(placement.requantized):
+        writer.requantize_edge(node_name, tensor)
+    writer.finish()
+    return quantized, placement
+
+
+def _affines(placement: Placement, calibration: Calibration, policy: Int8Policy) -> dict[str, Affine]:
+    """The scale and zero point of every placed tensor; a group shares the union of its ranges."""
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    for tensor in placement.tensors:
+        representative = placement.group[tensor]
+        tensor_low, tensor_high = calibration.ranges[tensor]
+        low[representative] = min(low.get(representative, 0.0), tensor_low)
+        high[representative] = max(high.get(representative, 0.0), tensor_high)
+    affines = {
+        r: activation_affine(low[r], high[r], dtype=policy.activation, symmetric=policy.activation_symmetric)
+        for r in low
+    }
+    for representative, imposed in placement.fixed.items():
+        affines[representative] = Affine(
+            scale=imposed.scale, zero_point=imposed.zero_point, dtype=policy.activation
+        )
+    return {tensor: affines[placement.group[tensor]] for tensor in placement.tensors}
+
+
+@dataclass(slots=True)
+class _Insertion:
+    """Nodes that belong right behind a tensor's producer."""
+
+    tensor: str
+    nodes: list[Any]
+
+
+class _Writer:
+    """Edits one graph; new names end in `_q`, `_dq`, `_scale`, `_zero_point`, `_codes` and are unique."""
+
+    def __init__(
+        self, index: GraphIndex, placement: Placement, affines: dict[str, Affine], policy: Int8Policy
+    ) -> None:
+        self.index = index
+        self.graph = index.model.graph
+        self.placement = placement
+        self.affines = affines
+        self.policy = policy
+        self.nodes = {n.name: n for n in self.graph.node}
+        self.insertions: list[_Insertion] = []
+        self.in_front: list[Any] = []
+        self.taken = {n for node in self.graph.node for n in (*node.input, *node.output)} | {
+            i.name for i in self.graph.initializer
+        }
+
+    def unique(self, name: str) -> str:
+        """`name`, or `name` with a number when it is taken."""
+        candidate, number = name, 1
+        while candidate in self.taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        self.taken.add(candidate)
+        return candidate
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A new initializer; returns its name."""
+        from onnx import numpy_helper
+
+        name = self.unique(name)
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def affine_constants(self, tensor: str, affine: Affine) -> tuple[str, str]:
+        """Initializers of a scale and a zero point; returns their names."""
+        scale = self.constant(f"{tensor}_scale", np.array(affine.scale, np.float32))
+        zero_point = self.constant(f"{tensor}_zero_point", np.array(affine.zero_point, affine.dtype))
+        return scale, zero_point
+
+    def code_weights(self, node: WeightedNode, mean: NDArray[np.float64] | None) -> None:
+        """Replace a node's float weight and bias by codes behind DequantizeLinear."""
+        proto, axis = self.nodes[node.name], node.axis
+        weight = self.index.constants[node.weight]
+        if node.op_type == "Gemm" and not attribute(proto, "transB", 0):
+            weight, axis = np.ascontiguousarray(weight.T), None if axis is None else 0
+            _set_attribute(proto, "transB", 1)
+        input_scale = self.affines[node.data].scale
+        bias = self.index.constants[node.bias].astype(np.float64) if node.bias else None
+        floor = smallest_weight_scale(bias.reshape(-1), input_scale) if bias is not None else None
+        if floor is not None and axis is None:
+            floor = floor.max()
+        codes, scales = weight_codes(weight, bits=self.policy.weight_bits, axis=axis, smallest=floor)
+        if mean is not None and node.op_type != "MatMul":
+            shape = [1] * weight.ndim
+            if axis is not None:
+                shape[axis] = -1
+            error = codes * scales.astype(np.float64).reshape(shape) - weight.astype(np.float64)
+            group = attribute(proto, "group", 1)
+            shift = output_shift(error, mean, op_type=node.op_type, group=group)
+            bias = -shift if bias is None else bias.reshape(-1) - shift
+        proto.input[1] = self.dequantized(node.weight, codes, scales, axis)
+        if bias is not None and node.op_type != "MatMul":
+            codes32, bias_scales = bias_codes(bias, input_scale, scales)
+            name = self.dequantized(node.bias or f"{node.name}_bias", codes32, bias_scales, 0)
+            if len(proto.input) > 2:
+                proto.input[2] = name
+            else:
+                proto.input.append(name)
+
+    def dequantized(
+        self, name: str, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None
+    ) -> str:
+        """Codes as an initializer behind DequantizeLinear; returns the float tensor's name."""
+        from onnx import helper
+
+        inputs = [self.constant(f"{name}_codes", codes), self.constant(f"{name}_scale", scales)]
+        if codes.dtype != np.int32:
+            inputs.append(self.constant(f"{name}_zero_point", np.zeros(scales.shape, codes.dtype)))
+        output = self.unique(f"{name}_dq")
+        attributes = {} if axis is None or scales.ndim == 0 else {"axis": axis}
+        self.in_front.append(
+            helper.make_node("DequantizeLinear", inputs, [output], name=output, **attributes)
+        )
+        return output
+
+    def code_constant(self, node_name: str, constant: str) -> None:
+        """Code a constant operand like an activation, one scale in all."""
+        from onnx import helper
+
+        values = self.index.constants[constant]
+        affine = activation_affine(
+            float(values.min()),
+            float(values.max()),
+            dtype=self.policy.activation,
+            symmetric=self.policy.activation_symmetric,
+        )
+        scale, zero_point = self.affine_constants(constant, affine)
+        codes = self.constant(f"{constant}_codes", quantize_array(values, affine))
+        output = self.unique(f"{constant}_dq")
+        self.in_front.append(
+            helper.make_node("DequantizeLinear", [codes, scale, zero_point], [output], name=output)
+        )
+        _replace_input(self.nodes[node_name], constant, output)
+
+    def quantize_tensor(self, tensor: str) -> None:
+        """Put QuantizeLinear and DequantizeLinear behind a tensor; every reader reads the second."""
+        is_output = tensor in self.index.outputs
+        if is_output and tensor in self.index.producer:
+            raw, result = self.unique(f"{tensor}_float"), tensor
+            producer = self.index.producer[tensor]
+            producer.output[list(producer.output).index(tensor)] = raw
+        else:
+            raw, result = tensor, self.unique(f"{tensor}_dq")
+        for node in self.index.readers.get(tensor, ()):
+            _replace_input(node, tensor, result)
+        self.insertions.append(_Insertion(raw, self.pair(raw, result, self.affines[tensor])))
+
+    def requantize_edge(self, node_name: str, tensor: str) -> None:
+        """Put a second pair, with the scale of the node's output, on one edge."""
+        node = self.nodes[node_name]
+        current = f"{tensor}_dq"
+        result = self.unique(f"{tensor}_requantized")
+        _replace_input(node, current, result)
+        affine = self.affines[str(self._quantized_output(node))]
+        self.insertions.append(_Insertion(current, self.pair(current, result, affine)))
+
+    def _quantized_output(self, node: Any) -> str:
+        names = [str(o).removesuffix("_float") for o in node.output]
+        return next(name for name in names if name in self.affines)
+
+    def pair(self, raw: str, result: str, affine: Affine) -> list[Any]:
+        """A QuantizeLinear and a DequantizeLinear node from `raw` to `result`."""
+        from onnx import helper
+
+        scale, zero_point = self.affine_constants(raw, affine)
+        codes = self.unique(f"{raw}_q")
+        return [
+            helper.make_node("QuantizeLinear", [raw, scale, zero_point], [codes], name=codes),
+            helper.make_node("DequantizeLinear", [codes, scale, zero_point], [result], name=f"{result}/dq"),
+        ]
+
+    def finish(self) -> None:
+        """Put the new nodes in topological order and drop what nothing reads."""
+        after: dict[str, list[Any]] = {}
+        for insertion in self.insertions:
+            after.setdefault(insertion.tensor, []).extend(insertion.nodes)
+        ordered: list[Any] = list(self.in_front)
+
+        def add(tensor: str) -> None:
+            for node in after.pop(tensor, ()):
+                ordered.append(node)
+                for output in node.output:
+                    add(output)
+
+        for name in self.index.inputs:
+            add(name)
+        for node in list(self.graph.node):
+            ordered.append(node)
+            for output in node.output:
+                add(output)
+        copies = [type(n).FromString(n.SerializeToString()) for n in ordered]
+        del self.graph.node[:]
+        self.graph.node.extend(copies)
+        read = {name for node in self.graph.node for name in node.input} | set(self.index.outputs)
+        kept = [i for i in self.graph.initializer if i.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+def _replace_input(node: Any, old: str, new: str) -> None:
+    for position, name in enumerate(node.input):
+        if name == old:
+            node.input[position] = new
+
+
+def _set_attribute(node: Any, name: str, value: int) -> None:
+    from onnx import helper
+
+    for item in list(node.attribute):
+        if item.name == name:
+            node.attribute.remove(item)
+    node.attribute.append(helper.make_attribute(name, value))
