@@ -1,0 +1,58 @@
+"""What a command answers: a JSON value, the same as text, and an exit code. Commands never print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit.core.report import Report
+
+__all__ = ["Answer", "report_answer", "strict_json", "table"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer of a command. `value` is printed with --json, `text` without."""
+
+    value: Any
+    text: str
+    exit_code: int = 0
+
+
+def report_answer(report: Report, output: str | Path) -> Answer:
+    """A report as an answer: its table and where its files lie; exit code 1 when the verdict is fail."""
+    from pathlib import Path
+
+    from edgekit.core.codec import encode
+    from edgekit.report import render_table
+
+    text = f"{render_table(report).rstrip()}\n\nreport: {Path(output) / 'report.md'} (and report.json)"
+    return Answer(value=encode(report), text=text, exit_code=1 if report.verdict == "fail" else 0)
+
+
+def strict_json(value: Any) -> Any:
+    """The value with numbers JSON cannot hold written as text: "inf", "-inf", "nan"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict_json(item) for item in value]
+    return value
+
+
+def table(rows: Sequence[tuple[str, ...]], *, indent: str = "") -> str:
+    """Rows of cells as aligned columns, two spaces apart; the last column is not padded."""
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append(indent + "  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""`edgekit convert`: lower a model for every target and precision."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgekit.cli.answer import Answer, report_answer
+from edgekit.cli.options import PRECISIONS, add_calibration, add_deadline, calibration_of, choice, shapes_of
+
+__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+
+SUMMARY = "lower a model for every target and precision you name"
+DESCRIPTION = """\
+Lower a trained model for every target and precision, check each artifact, and write a report.
+SOURCE is an ONNX file or a PyTorch model: module.py:factory (with --state), a torch.export .pt2, TorchScript.
+What can run code when it is loaded (a pickle, .pt2, TorchScript) needs --trust."""
+EXAMPLE = "example: edgekit convert model.onnx -t tflite -t openvino --calibration samples.npz -o build/model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `edgekit convert`."""
+    parser.add_argument("source", metavar="SOURCE", help="the trained model")
+    parser.add_argument(
+        "-t", "--target", dest="targets", metavar="TARGET", action="append", required=True,
+        help="a name that `edgekit targets` lists, or a profile of your own (.toml); may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "-p", "--precision", dest="precisions", metavar="|".join(PRECISIONS), action="append",
+        type=choice(PRECISIONS), help="may be repeated (default int8)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_deadline(parser)
+    add_calibration(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
+    model.add_argument("--trust", action="store_true", help="load files that can run code")
+    model.add_argument(
+        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
+        help="the fixed shape of an input with dynamic dimensions; may be repeated",
+    )  # fmt: skip
+    model.add_argument("--no-simplify", action="store_true", help="leave the graph as it is read")
+    model.add_argument(
+        "--quantized-io", action="store_true", help="int8 artifacts take and give integers, not floats"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> Answer:
+    """Run `edgekit convert`."""
+    from edgekit import api
+    from edgekit.cli.progress import show_progress
+
+    calibration = calibration_of(arguments)
+    shapes = shapes_of(arguments.shapes)
+    with show_progress(quiet=arguments.quiet) as listener:
+        report = api.convert(
+            arguments.source,
+            targets=arguments.targets,
+            output=arguments.output,
+            precisions=arguments.precisions or ("int8",),
+            calibration=calibration,
+            state=arguments.state,
+            trust=arguments.trust,
+            shapes=shapes,
+            simplify=not arguments.no_simplify,
+            quantized_io=arguments.quantized_io,
+            overwrite=arguments.overwrite,
+            deadline_s=arguments.deadline,
+            on_event=listener,
+        )
+    return report_answer(report, arguments.output)

@@ -1,0 +1,111 @@
+"""The argument parser. It loads no framework and no numpy: a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from edgekit import __version__
+from edgekit.cli import benchmark, convert, doctor, inspect, run, targets, validate
+from edgekit.cli.options import add_common
+from edgekit.errors import UsageError, nearest
+
+__all__ = ["COMMANDS", "parse"]
+
+COMMANDS = {
+    "convert": convert,
+    "validate": validate,
+    "benchmark": benchmark,
+    "run": run,
+    "targets": targets,
+    "inspect": inspect,
+    "doctor": doctor,
+}
+
+_EXIT_CODES = """\
+exit codes: 0 done, 1 a budget is not met (verdict fail), 2 wrong usage or bad input, 3 a package is missing,
+4 refused with the reasons, 5 a step failed, crashed or timed out, 70 a defect of edgekit, 130 interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UsageError` where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, where=self.prog, hint=f"{self.prog} --help")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; `execute` in the result is the command's function.
+
+    Raises `UsageError`: an unknown command or option names the nearest known one.
+    """
+    name = words[0] if words else ""
+    parser, command = _build(name)
+    if not words:
+        known = ", ".join(COMMANDS)
+        raise UsageError(f"a command is needed: {known}", where="edgekit", hint="edgekit --help")
+    if not name.startswith("-") and name not in COMMANDS:
+        raise UsageError(
+            f"unknown command {name!r}; {nearest(name, COMMANDS)}", where="edgekit", hint="edgekit --help"
+        )
+    if command:
+        _refuse_unknown_options(command, words[1:])
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        place = command.prog if command else "edgekit"
+        found = ", ".join(repr(word) for word in rest)
+        raise UsageError(f"unexpected on the command line: {found}", where=place, hint=f"{place} --help")
+    return arguments
+
+
+def _build(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None]:
+    """The parser and, in it, the one of the chosen command: only that one is given its options (time)."""
+    parser = _Parser(
+        prog="edgekit",
+        description="One trained model in; small, fast artifacts out, each proven to answer like its source.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
+    group = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    built: argparse.ArgumentParser | None = None
+    for name, module in COMMANDS.items():
+        if name != chosen:
+            group.add_parser(name, help=module.SUMMARY)
+            continue
+        built = group.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(built)
+        add_common(built)
+        built.set_defaults(execute=module.execute)
+    return parser, built
+
+
+def _refuse_unknown_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """All unknown long options at once, before argparse complains of what their absence makes missing."""
+    known = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help()))
+    options = []
+    for word in words:
+        if word == "--":
+            break
+        if word.startswith("--"):
+            options.append(word.partition("=")[0])
+    problems = [
+        f"unknown option {option!r}; {nearest(option, known)}" for option in options if option not in known
+    ]
+    if len(problems) == 1:
+        raise UsageError(problems[0], where=parser.prog, hint=f"{parser.prog} --help")
+    if problems:
+        raise UsageError(
+            "unknown options", where=parser.prog, problems=problems, hint=f"{parser.prog} --help"
+        )

@@ -1,0 +1,66 @@
+"""`edgekit validate`: judge every artifact beside the source model on the same samples."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgekit.cli.answer import Answer, report_answer
+from edgekit.cli.options import METRICS, add_deadline, add_samples, choice, number, samples_of
+
+__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+
+SUMMARY = "judge every artifact beside the source model on the same samples"
+DESCRIPTION = """\
+Run the source model and every artifact under OUT on the same samples: the metric of each, top-1 agreement,
+cosine, SQNR and the largest difference. Use samples that calibration has not seen. Updates OUT's report."""
+EXAMPLE = "example: edgekit validate build/model --data held-back.npz --metric accuracy --max-accuracy-drop 1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `edgekit validate`."""
+    parser.add_argument("output", metavar="OUT", help="a folder that `edgekit convert` wrote")
+    add_samples(
+        parser,
+        flag="--data",
+        prefix="",
+        required=True,
+        help_="labelled samples: .npz, .npy, a folder of images, or a calibration/*.toml spec",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="|".join(METRICS),
+        type=choice(METRICS),
+        default="accuracy",
+        help="default accuracy",
+    )
+    parser.add_argument(
+        "--output",
+        dest="judged_output",
+        metavar="NAME",
+        default="",
+        help="the output judged (default the first)",
+    )
+    parser.add_argument(
+        "--max-accuracy-drop", metavar="X", type=number(float),
+        help="fail when an artifact is worse than this: in points for rates, else in the metric's unit",
+    )  # fmt: skip
+    add_deadline(parser)
+
+
+def execute(arguments: argparse.Namespace) -> Answer:
+    """Run `edgekit validate`."""
+    from edgekit import api
+    from edgekit.cli.progress import show_progress
+
+    data = samples_of(arguments)
+    with show_progress(quiet=arguments.quiet) as listener:
+        report = api.validate(
+            arguments.output,
+            data=data,
+            metric=arguments.metric,
+            judged_output=arguments.judged_output,
+            max_accuracy_drop=arguments.max_accuracy_drop,
+            deadline_s=arguments.deadline,
+            on_event=listener,
+        )
+    return report_answer(report, arguments.output)
