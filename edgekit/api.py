@@ -45,6 +45,7 @@ def convert(
     simplify: bool = True,
     quantized_io: bool = False,
     overwrite: bool = False,
+    deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
     """Lower a model for every target and precision into `output`; writes the report there too."""
@@ -58,6 +59,7 @@ def validate(
     metric: Metric = "accuracy",
     judged_output: str = "",
     max_accuracy_drop: float | None = None,
+    deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
     """Judge every artifact under `output` beside the source model on the same samples; updates the report."""
@@ -70,6 +72,7 @@ def benchmark(
     options: BenchmarkOptions | None = None,
     max_latency_ms: float | None = None,
     min_speedup: float | None = None,
+    deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
     """Time every artifact under `output` beside the float source, interleaved; updates the report."""
