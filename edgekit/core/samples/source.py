@@ -28,7 +28,8 @@ def open_samples(source: DataSource, signature: Signature, *, need_labels: bool 
     """Open the samples that `source` names, for the inputs of `signature`.
 
     The first axis of every input is the batch axis (inputs without one are refused); a sample of an input has
-    the shape after it, in the model's own layout. Labels are read only when `need_labels` is set. Integer
+    the shape after it, in the model's own layout. Labels are read where there are any (class sub-folders only
+    when `need_labels` is set); with `need_labels` their absence is an error. Integer
     data for a float input is refused: how to scale it is for the caller to say, in a sample spec. Nothing
     but headers (and the first image) is read before the first batch. Raises `UsageError` with every problem.
     """
@@ -135,7 +136,7 @@ def _from_images(
         )
     images, others = list_images(folder)
     labels, text = None, ""
-    if need_labels:
+    if need_labels or (folder / spec.labels.file).is_file():
         values, text = image_labels(folder, images, spec.labels)
         labels = MemoryRows(values)
     size = _image_size(folder, images, spec.image)
@@ -195,7 +196,7 @@ def _from_arrays(
         a = spec.array
         text += f", (value * {a.scale:g} - {a.mean:g}) / {a.std:g}"
     return _build(
-        rows, labels if need_labels else None, signature, _selections(spec, source, is_spec=is_spec),
+        rows, labels, signature, _selections(spec, source, is_spec=is_spec),
         where=where, text=text, notes=tuple(notes),
     )
 

@@ -1,0 +1,1 @@
+"""Measuring: metrics, drift, latency, memory, and how sure the figures are."""
