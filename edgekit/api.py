@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.events import Listener, silent
+from edgekit.core.files import new_folder
 from edgekit.core.model import Model
 from edgekit.core.recipe import (
     BenchmarkOptions,
+    Budgets,
     CalibrationOptions,
     DataSource,
     Metric,
     Recipe,
+    SourceOptions,
+    ValidationOptions,
+    load_recipe,
 )
 from edgekit.core.report import Report
 from edgekit.core.target import Precision
+from edgekit.errors import UsageError
+from edgekit.measure.verdict import judge
+from edgekit.pipeline.benchmark import benchmark as _benchmark
+from edgekit.pipeline.convert import convert as _convert
+from edgekit.pipeline.reading import read_model
+from edgekit.pipeline.steps import StepRunner
+from edgekit.pipeline.validate import validate as _validate
+from edgekit.report import read_report, write_report
 
 __all__ = ["benchmark", "convert", "open", "run", "validate"]
 
+Data = str | Path | DataSource | Mapping[str, NDArray[Any]]
 
-def open(
+
+def open(  # the verb of the command line; the builtin is not used here
     source: str | Path,
     *,
+    out: str | Path,
     state: str | Path = "",
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     on_event: Listener = silent,
 ) -> Model:
-    """Read a trained model into the canonical ONNX graph and prove the reading."""
-    raise NotImplementedError
+    """Read a trained model into canonical ONNX in the new folder `out`, and prove the reading.
+
+    Raises `UsageError` for a source that is wrong or not trusted, `Unsupported` for one that cannot be read
+    faithfully.
+    """
+    options = _source(source, state, trust, shapes)
+    place = Path(out)
+    with new_folder(place) as folder:
+        model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))
+    return replace(model, path=place.absolute() / model.path.name)
 
 
 def convert(
@@ -38,7 +68,7 @@ def convert(
     targets: Sequence[str],
     output: str | Path,
     precisions: Sequence[Precision] = ("int8",),
-    calibration: str | Path | CalibrationOptions | None = None,
+    calibration: Data | CalibrationOptions | None = None,
     state: str | Path = "",
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -48,22 +78,50 @@ def convert(
     deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
-    """Lower a model for every target and precision into `output`; writes the report there too."""
-    raise NotImplementedError
+    """Lower a model for every target and precision into the new folder `output`, with its report.
+
+    `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
+    first axis, or `CalibrationOptions`. Raises `EdgekitError`; nothing is written then.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        if calibration is not None and not isinstance(calibration, CalibrationOptions):
+            calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
+        return run(
+            Recipe(
+                source=_source(source, state, trust, shapes),
+                targets=tuple(targets),
+                precisions=tuple(precisions),
+                output=str(output),
+                calibration=calibration,
+                simplify=simplify,
+                quantized_io=quantized_io,
+                overwrite=overwrite,
+                deadline_s=deadline_s,
+            ),
+            on_event=on_event,
+        )
 
 
 def validate(
     output: str | Path,
     *,
-    data: str | Path | DataSource,
+    data: Data,
     metric: Metric = "accuracy",
     judged_output: str = "",
     max_accuracy_drop: float | None = None,
     deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
-    """Judge every artifact under `output` beside the source model on the same samples; updates the report."""
-    raise NotImplementedError
+    """Judge every artifact under `output` beside the source on the same samples; updates its report.
+
+    `data` is a path, a `DataSource`, or arrays by input name and "labels". Raises `EdgekitError`; the report
+    on disk stays as it was then.
+    """
+    out = Path(output)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        options = ValidationOptions(data=_data(data, Path(scratch)), metric=metric, output=judged_output)
+        report = _validate(out, read_report(out), options, deadline_s=deadline_s, on_event=on_event)
+    return _finish(report, Budgets(max_accuracy_drop=max_accuracy_drop), out)
 
 
 def benchmark(
@@ -75,10 +133,53 @@ def benchmark(
     deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
-    """Time every artifact under `output` beside the float source, interleaved; updates the report."""
-    raise NotImplementedError
+    """Time every artifact under `output` beside the float source, interleaved; updates its report."""
+    out = Path(output)
+    report = _benchmark(
+        out, read_report(out), options or BenchmarkOptions(), deadline_s=deadline_s, on_event=on_event
+    )
+    return _finish(report, Budgets(max_latency_ms=max_latency_ms, min_speedup=min_speedup), out)
 
 
 def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
-    """Everything from one recipe. The report's verdict says whether the budgets were kept."""
-    raise NotImplementedError
+    """Everything from one recipe. The report's verdict says whether the budgets were kept.
+
+    Raises `EdgekitError` when the recipe, the model or the samples are wrong or no artifact could be made;
+    nothing is written then, and an older output folder stays as it was.
+    """
+    asked = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    place = Path(asked.output)
+    with new_folder(place, overwrite=asked.overwrite) as out:
+        report = _convert(asked, out, on_event=on_event)
+        if asked.validation is not None:
+            report = _validate(
+                out, report, asked.validation, deadline_s=asked.deadline_s, on_event=on_event
+            )
+        if asked.benchmark is not None:
+            report = _benchmark(out, report, asked.benchmark, deadline_s=asked.deadline_s, on_event=on_event)
+        return _finish(report, asked.budgets, out, asked.allow_refused)
+
+
+def _finish(report: Report, budgets: Budgets, out: Path, allow_refused: tuple[str, ...] = ()) -> Report:
+    judged = judge(report, budgets, allow_refused)
+    write_report(judged, out)
+    return judged
+
+
+def _source(
+    source: str | Path, state: str | Path, trust: bool, shapes: Mapping[str, Sequence[int]] | None
+) -> SourceOptions:
+    fixed = {name: tuple(int(d) for d in dims) for name, dims in (shapes or {}).items()}
+    return SourceOptions(model=str(source), state=str(state), trust=trust, shapes=fixed)
+
+
+def _data(data: Data, scratch: Path) -> DataSource:
+    if isinstance(data, DataSource):
+        return data
+    if isinstance(data, Mapping):
+        if not data:
+            raise UsageError("no arrays were given", hint="pass input name -> array, samples first")
+        path = scratch / "samples.npz"
+        np.savez(path, **{name: np.asarray(values) for name, values in data.items()})
+        return DataSource(path=str(path))
+    return DataSource(path=str(data))

@@ -1,0 +1,45 @@
+"""Where and with what something was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from edgekit.core.packages import EXTRAS, installed_version
+
+__all__ = ["describe_machine", "package_versions"]
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, cores available to this process, memory, system, Python; no host or user name."""
+    return {
+        "cpu": _cpu_name(),
+        "architecture": platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _memory_gib() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f}"
+    except (ValueError, OSError, AttributeError):
+        return "unknown"
+
+
+def package_versions() -> dict[str, str]:
+    """Distribution -> installed version, of every package edgekit can use and numpy."""
+    names = ["numpy", *sorted({distribution for distribution, _ in EXTRAS.values()})]
+    return {name: found for name in names if (found := installed_version(name))}

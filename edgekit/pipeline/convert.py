@@ -1,0 +1,295 @@
+"""Convert: read, calibrate once, quantize once a policy, lower for every target and precision, check each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import __version__
+from edgekit.core.artifact import Artifact, open_artifact
+from edgekit.core.codec import encode
+from edgekit.core.events import Event, Listener
+from edgekit.core.files import digest_json
+from edgekit.core.machine import describe_machine, package_versions
+from edgekit.core.model import Model
+from edgekit.core.packages import EXTRAS, installed_version
+from edgekit.core.recipe import Recipe
+from edgekit.core.report import ArtifactReport, Report, SourceReport
+from edgekit.core.samples import open_samples
+from edgekit.core.target import Int8Policy, Precision, Target, load_target
+from edgekit.devices.local import Worker
+from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
+from edgekit.pipeline.cache import cached_folder
+from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
+from edgekit.pipeline.reading import read_model
+from edgekit.pipeline.steps import StepRunner
+
+__all__ = ["convert"]
+
+_ENGINE_MODULE = {"tflite": "ai_edge_litert", "openvino": "openvino", "onnxruntime": "onnxruntime"}
+
+
+def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
+    """Fill the folder `out` with an artifact for every target and precision; returns the report so far.
+
+    A target that refuses or whose step fails becomes a typed entry of the report and the others finish.
+    Raises when the recipe, the model or the samples are wrong, and when not one artifact could be made.
+    """
+    targets = [load_target(name) for name in recipe.targets]
+    _need_engines(targets)
+    runner = StepRunner(deadline_s=recipe.deadline_s, on_event=on_event)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        work = Path(folder)
+        (work / "model").mkdir()
+        model = read_model(recipe.source, out=work / "model", runner=runner, simplify=recipe.simplify)
+        _check_samples(recipe, model)
+        job = _Job(recipe=recipe, model=model, out=out, work=work, runner=runner)
+        graphs = _quantized_graphs(job, targets)
+        example = _example(job)
+        _lower_yardstick(job)
+        entries = [
+            _make(job, target, precision, graphs, example)
+            for target in targets
+            for precision in recipe.precisions
+        ]
+        for target in targets:
+            _lower_baseline(job, target)
+        size = model.path.stat().st_size
+    _raise_if_nothing_was_made(entries)
+    source = SourceReport(
+        model=model.source, format=model.format, digest=model.source_digest, size_bytes=size, notes=model.notes
+    )
+    return Report(
+        edgekit=__version__,
+        source=source,
+        verdict="pass",
+        artifacts=tuple(entries),
+        machine=describe_machine(),
+        versions=package_versions(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What every step of one conversion needs."""
+
+    recipe: Recipe
+    model: Model
+    out: Path
+    work: Path
+    runner: StepRunner
+
+
+def _need_engines(targets: list[Target]) -> None:
+    for target in targets:
+        module = _ENGINE_MODULE[target.engine]
+        if find_spec(module) is None:
+            distribution, extra = EXTRAS[module]
+            raise MissingPackage(distribution, extra=extra, needed_for=f"target {target.name}")
+
+
+def _check_samples(recipe: Recipe, model: Model) -> None:
+    """Open every sample source before the long steps, so that a wrong one is found at once."""
+    if recipe.calibration is not None:
+        open_samples(recipe.calibration.data, model.signature)
+    if recipe.validation is not None:
+        needs_labels = recipe.validation.metric not in ("mse", "mae", "rmse")
+        open_samples(recipe.validation.data, model.signature, need_labels=needs_labels)
+
+
+def _quantized_graphs(job: _Job, targets: list[Target]) -> dict[str, Path]:
+    """One QDQ graph for every distinct policy: policy digest -> ONNX file."""
+    policies = {
+        digest_json(encode(t.int8)): t.int8
+        for t in targets
+        if t.int8 is not None and "int8" in t.precisions and "int8" in job.recipe.precisions
+    }
+    if not policies or job.recipe.calibration is None:
+        return {}
+    ranges = _calibrate(job, [policies[key] for key in sorted(policies)])
+    return {key: _quantize(job, policy, ranges) for key, policy in policies.items()}
+
+
+def _calibrate(job: _Job, policies: list[Int8Policy]) -> Path:
+    options = job.recipe.calibration
+    assert options is not None
+    samples = open_samples(options.data, job.model.signature)
+    arguments = {
+        "model": str(job.model.path),
+        "policies": [encode(p) for p in policies],
+        "options": encode(options),
+        "signature": encode(job.model.signature),
+    }
+
+    def build(folder: Path) -> None:
+        job.runner.run(
+            "edgekit.quantize.calibrate:calibrate_file",
+            {**arguments, "out": str(folder / "calibration.json")},
+            label=f"calibrate on {samples.count} samples",
+        )
+
+    inputs = {
+        "model": job.model.digest,
+        "samples": samples.digest,
+        "policies": arguments["policies"],
+        "method": options.method,
+        "percentile": options.percentile,
+        "onnxruntime": installed_version("onnxruntime"),
+    }
+    folder, cached = cached_folder("calibrate", version=1, inputs=inputs, build=build)
+    if cached:
+        job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
+    return folder / "calibration.json"
+
+
+def _quantize(job: _Job, policy: Int8Policy, ranges: Path) -> Path:
+    out = job.work / f"qdq-{digest_json(encode(policy))[:12]}.onnx"
+    job.runner.run(
+        "edgekit.quantize.qdq:quantize_file",
+        {
+            "model": str(job.model.path),
+            "calibration": str(ranges),
+            "policy": encode(policy),
+            "out": str(out),
+        },
+        label=f"quantize ({policy.activation} activations, {policy.weight_bits}-bit weights)",
+    )
+    return out
+
+
+def _example(job: _Job) -> dict[str, NDArray[Any]]:
+    """One sample of every input: a calibration sample, else generated; kept for checks and benchmarks."""
+    place = job.out / EXAMPLE
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if job.recipe.calibration is not None:
+        samples = open_samples(job.recipe.calibration.data, job.model.signature)
+        inputs = dict(next(iter(samples.batches(1))).inputs)
+        np.savez(place, **inputs)
+        return inputs
+    job.runner.run(
+        "edgekit.graph.generate:generate_file",
+        {"model": str(job.model.path), "out": str(place), "seed": 0},
+        label="generate an example input",
+    )
+    with np.load(place) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _lower(job: _Job, target: Target, precision: Precision, graph: Path, place: Path, label: str) -> Artifact:
+    with _staged(place) as staged:
+        job.runner.run(
+            "edgekit.backends:lower_file",
+            {
+                "model": str(graph),
+                "target": encode(target),
+                "precision": precision,
+                "out": str(staged),
+                "source_digest": job.model.digest,
+                "quantized_io": job.recipe.quantized_io and precision == "int8",
+            },
+            label=label,
+        )
+    return open_artifact(place)
+
+
+@contextmanager
+def _staged(place: Path) -> Iterator[Path]:
+    """A folder that becomes `place` only when the block ends well."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".lower-", dir=place.parent))
+    staged.chmod(0o755)
+    try:
+        yield staged
+        staged.rename(place)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if not any(place.parent.iterdir()):
+            place.parent.rmdir()
+
+
+def _lower_yardstick(job: _Job) -> None:
+    """The canonical float graph in ONNX Runtime: what every artifact is compared with."""
+    target = replace(load_target("onnxruntime"), name="source")
+    place = yardstick_folder(job.out)
+    _lower(job, target, "float32", job.model.path, place, "keep the float source")
+
+
+def _lower_baseline(job: _Job, target: Target) -> None:
+    """The float32 artifact of an engine, for speed-ups, where the recipe does not ask for it anyway."""
+    made = any((artifact_folder(job.out, target.name, p)).is_dir() for p in job.recipe.precisions)
+    if target.requires or "float32" in job.recipe.precisions or not made:
+        return
+    try:
+        place = baseline_folder(job.out, target.name)
+        _lower(job, target, "float32", job.model.path, place, f"lower {target.name} float32 (baseline)")
+    except EdgekitError:
+        return  # the event says why; the report then has no speed-up for this engine
+
+
+def _make(
+    job: _Job, target: Target, precision: Precision, graphs: dict[str, Path], example: dict[str, NDArray[Any]]
+) -> ArtifactReport:
+    """Lower and check one artifact; every failure becomes a typed entry."""
+    entry = ArtifactReport(target=target.name, precision=precision, status="ok")
+    label = f"lower {target.name} {precision}"
+    try:
+        graph = job.model.path
+        if precision == "int8" and "int8" in target.precisions:
+            graph = graphs[digest_json(encode(target.int8))]
+        place = artifact_folder(job.out, target.name, precision)
+        artifact = _lower(job, target, precision, graph, place, label)
+    except Unsupported as err:
+        reasons = err.reasons or (Reason(why=err.message, hint=err.hint),)
+        return replace(entry, status="refused", reasons=tuple(str(r) for r in reasons))
+    except EdgekitError as err:
+        return replace(entry, status="failed", reasons=(str(err),))
+    entry = replace(
+        entry,
+        path=str(place.relative_to(job.out)),
+        size_bytes=artifact.size_bytes,
+        notes=artifact.manifest.notes,
+    )
+    return _check(job, artifact, entry, example)
+
+
+def _check(
+    job: _Job, artifact: Artifact, entry: ArtifactReport, example: dict[str, NDArray[Any]]
+) -> ArtifactReport:
+    """Load the artifact in its engine, run it once, read back what is executed in integers."""
+    label = f"check {entry.target} {entry.precision}"
+    try:
+        with Worker(engine=artifact.manifest.engine, label=label, deadline_s=job.recipe.deadline_s) as worker:
+            worker.load(artifact.folder, threads=1, layout="source")
+            worker.run(example)
+            matrix = [layer for layer in worker.layers() if layer.matrix]
+    except Unsupported as err:
+        reasons = tuple(str(r) for r in err.reasons) or (err.message,)
+        return replace(entry, status="not_validated", reasons=reasons)
+    except EdgekitError as err:
+        return replace(entry, status="failed", reasons=(str(err),))
+    integer = [layer for layer in matrix if layer.compute.startswith("int")]
+    return replace(
+        entry,
+        integer_ops=len(integer),
+        total_ops=len(matrix),
+        integer_share=len(integer) / len(matrix) if matrix else None,
+        float_nodes=tuple(layer.name for layer in matrix if layer not in integer),
+    )
+
+
+def _raise_if_nothing_was_made(entries: list[ArtifactReport]) -> None:
+    if any(e.status in ("ok", "not_validated") for e in entries):
+        return
+    named = [f"{e.target} {e.precision}: {reason}" for e in entries for reason in e.reasons]
+    if all(e.status == "refused" for e in entries):
+        raise Unsupported("no target can run this model", reasons=[Reason(why=why) for why in named])
+    raise StepError("no artifact could be made\n  - " + "\n  - ".join(named))

@@ -1,0 +1,252 @@
+"""Read a source into the canonical graph and prove the reading: each framework in a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.arrays import load_arrays
+from edgekit.core.codec import decode, encode
+from edgekit.core.events import Event
+from edgekit.core.files import atomic_file, digest_file
+from edgekit.core.model import CANONICAL_OPSET, Model, ModelFormat, Signature
+from edgekit.core.recipe import SourceOptions
+from edgekit.errors import MissingPackage, Reason, StepError, Unsupported, UsageError
+from edgekit.formats import detect, digest_source, require_trust
+from edgekit.graph.compare import Difference, first_difference
+from edgekit.pipeline.steps import StepRunner
+
+__all__ = ["prepare_onnx", "read_model"]
+
+_INPUT_SETS = 2  # generated for an ONNX source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evidence:
+    """Input sets and what the source answers to them, as files of arrays."""
+
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+
+
+def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify: bool = True) -> Model:
+    """Read a trained model into `out/model.onnx`, the canonical graph, and prove it against the source.
+
+    Static shapes (`source.shapes` by input name; a dynamic first dimension becomes 1), opset
+    `CANONICAL_OPSET`, names of inputs and outputs kept, BatchNorm folded, rich operators whole, no metadata;
+    the same source gives the same bytes. The graph must answer like the source on generated inputs.
+
+    Raises `UsageError` for a source that is damaged, incomplete, not trusted or not fully described,
+    `Unsupported` for one that cannot be read faithfully, `StepError` when a child process dies.
+    """
+    if source.opset not in (0, CANONICAL_OPSET):
+        raise UsageError(
+            f"opset: got {source.opset}, the canonical graph has opset {CANONICAL_OPSET}",
+            where=source.model,
+            hint="leave it out",
+        )
+    kind = detect(source.model)
+    require_trust(kind, source)
+    if source.state and kind != "torch":
+        raise UsageError(
+            f"--state belongs to module.py:factory, {source.model!r} holds its weights itself", where=source.model
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".reading.", dir=out) as scratch:
+        work = Path(scratch)
+        try:
+            if kind == "onnx":
+                return _read_onnx(source, work, out, runner, simplify)
+            return _read_torch(kind, source, work, out, runner, simplify)
+        except (UsageError, Unsupported) as err:
+            err.where = source.model  # the user's name for it, not that of a file or step between
+            raise
+
+
+def prepare_onnx(model: str, out: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
+    """The step: read an ONNX file and bring it into the canonical opset with fixed inputs.
+
+    Returns {"parts": external data files, "notes": [...]}.
+    """
+    from edgekit.formats.onnx_file import external_files, load_onnx
+    from edgekit.graph.canonical import prepare, save_model
+
+    loaded = load_onnx(Path(model))
+    prepared, notes = prepare(loaded, {name: tuple(shape) for name, shape in shapes.items()})
+    save_model(prepared, Path(out))
+    return {"parts": external_files(Path(model)), "notes": list(notes)}
+
+
+def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner, simplify: bool) -> Model:
+    prepared = work / "prepared.onnx"
+    answer = runner.run(
+        "edgekit.pipeline.reading:prepare_onnx",
+        {"model": source.model, "out": str(prepared), "shapes": encode(source.shapes)},
+        label="read the ONNX file",
+    )
+    inputs = tuple(work / f"{i}.inputs.npz" for i in range(_INPUT_SETS))
+    runner.run(
+        "edgekit.graph.generate:generate_files",
+        {"model": str(prepared), "out": [str(p) for p in inputs]},
+        label="generate inputs",
+    )
+    notes = list(answer["notes"])
+    try:
+        evidence = _Evidence(inputs=inputs, outputs=_run(source.model, inputs, work, runner, "source"))
+    except StepError as err:
+        if err.kind != "failed":
+            raise
+        # ONNX Runtime does not read every opset the file may have; the converted graph is then the yardstick
+        notes.append(f"the file itself does not run in ONNX Runtime, so the reading is not proven: {err.message}")
+        evidence = _Evidence(inputs=inputs, outputs=_run(prepared, inputs, work, runner, "prepared"))
+    difference = _disagreement(prepared, evidence, work, runner)
+    if difference is not None:
+        raise Unsupported(
+            "the graph converted to the canonical opset does not answer like the file",
+            reasons=[Reason(why=str(difference))],
+            hint=f"export the model at opset {CANONICAL_OPSET}",
+        )
+    signature, more = _finished(prepared, evidence, work, out, runner, simplify)
+    return _model("onnx", source, out, signature, answer["parts"], [*notes, *more])
+
+
+def _read_torch(
+    kind: ModelFormat, source: SourceOptions, work: Path, out: Path, runner: StepRunner, simplify: bool
+) -> Model:
+    reasons: list[Reason] = []
+    exporters = {"torch": ("legacy", "dynamo"), "torchscript": ("legacy",), "torch-export": ("dynamo",)}[kind]
+    for exporter in exporters:
+        folder = work / exporter
+        try:
+            prepared, evidence, notes = _exported(kind, source, exporter, folder, runner)
+            difference = _disagreement(prepared, evidence, folder, runner)
+        except (Unsupported, StepError, MissingPackage) as err:
+            if isinstance(err, StepError) and err.kind != "failed":
+                raise
+            why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
+            reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message))
+            continue
+        if difference is None:
+            notes += [f"the {r.node} was not used: {r.why}" for r in reasons]
+            signature, more = _finished(prepared, evidence, folder, out, runner, simplify)
+            return _model(kind, source, out, signature, [], [*notes, *more])
+        reasons.append(Reason(
+            node=f"{exporter} exporter",
+            why=f"its graph does not answer like the module: {difference}",
+            hint="a branch or loop that depends on the data is the usual cause",
+        ))  # fmt: skip
+    raise Unsupported("the model cannot be exported faithfully to ONNX", reasons=reasons)
+
+
+def _exported(
+    kind: ModelFormat, source: SourceOptions, exporter: str, folder: Path, runner: StepRunner
+) -> tuple[Path, _Evidence, list[str]]:
+    answer = runner.run(
+        "edgekit.formats.torch_export:export",
+        {"kind": kind, "options": encode(source), "exporter": exporter, "out": str(folder)},
+        label=f"export from PyTorch ({exporter})",
+    )
+    prepared = folder / "prepared.onnx"
+    read = runner.run(
+        "edgekit.pipeline.reading:prepare_onnx",
+        {"model": str(folder / "exported.onnx"), "out": str(prepared), "shapes": answer["shapes"]},
+        label="read the exported graph",
+    )
+    sets = range(answer["sets"])
+    evidence = _Evidence(
+        inputs=tuple(folder / f"{i}.inputs.npz" for i in sets),
+        outputs=tuple(folder / f"{i}.outputs.npz" for i in sets),
+    )
+    return prepared, evidence, [*answer["notes"], *read["notes"]]
+
+
+def _finished(
+    prepared: Path, evidence: _Evidence, work: Path, out: Path, runner: StepRunner, simplify: bool
+) -> tuple[Signature, list[str]]:
+    """The simplified graph where it answers like the source, else the plain one; written to `out`."""
+    notes: list[str] = []
+    reason = "not asked for"
+    if simplify:
+        simplified, final = work / "simplified.onnx", work / "final.onnx"
+        try:
+            answer = _step(runner, "edgekit.graph.canonical:simplify_file", prepared, simplified, "simplify")
+            signature = _finish(runner, simplified, final)
+            difference = _disagreement(final, evidence, work, runner)
+            if difference is None:
+                _deliver(final, out)
+                return signature, list(answer["notes"])
+            reason = f"the simplified graph does not answer like its input: {difference}"
+        except (StepError, Unsupported, MissingPackage) as err:
+            reason = err.message
+        runner.on_event(Event(step="simplify", state="note", note=f"not simplified: {reason}"))
+    notes.append(f"not simplified: {reason}")
+    final = work / "plain.onnx"
+    signature = _finish(runner, prepared, final)
+    difference = _disagreement(final, evidence, work, runner)
+    if difference is not None:
+        raise Unsupported(
+            "the canonical graph does not answer like the source", reasons=[Reason(why=str(difference))]
+        )
+    _deliver(final, out)
+    return signature, notes
+
+
+def _finish(runner: StepRunner, source: Path, out: Path) -> Signature:
+    answer = _step(runner, "edgekit.graph.canonical:finish", source, out, "finish the graph")
+    return decode(Signature, answer["signature"], where="signature")
+
+
+def _step(runner: StepRunner, function: str, source: Path, out: Path, label: str) -> Mapping[str, Any]:
+    value: Mapping[str, Any] = runner.run(function, {"source": str(source), "out": str(out)}, label=label)
+    return value
+
+
+def _run(
+    model: Path | str, inputs: tuple[Path, ...], work: Path, runner: StepRunner, name: str
+) -> tuple[Path, ...]:
+    outputs = tuple(work / f"{i}.{name}.npz" for i in range(len(inputs)))
+    runner.run(
+        "edgekit.graph.evaluate:evaluate",
+        {"model": str(model), "inputs": [str(p) for p in inputs], "outputs": [str(p) for p in outputs]},
+        label=f"run the {name} graph",
+    )
+    return outputs
+
+
+def _disagreement(graph: Path, evidence: _Evidence, work: Path, runner: StepRunner) -> Difference | None:
+    """The first output of the graph that is not the source's answer, over all input sets."""
+    answers = _run(graph, evidence.inputs, work, runner, graph.stem)
+    for expected, got in zip(evidence.outputs, answers, strict=True):
+        difference = first_difference(load_arrays(expected), load_arrays(got))
+        if difference is not None:
+            return difference
+    return None
+
+
+def _deliver(final: Path, out: Path) -> None:
+    with atomic_file(out / "model.onnx") as temporary:
+        shutil.copyfile(final, temporary)
+
+
+def _model(
+    kind: ModelFormat,
+    source: SourceOptions,
+    out: Path,
+    signature: Signature,
+    parts: list[str],
+    notes: list[str],
+) -> Model:
+    path = out / "model.onnx"
+    return Model(
+        path=path,
+        source=source.model,
+        format=kind,
+        signature=signature,
+        digest=digest_file(path),
+        source_digest=digest_source(kind, source, parts),
+        notes=tuple(notes),
+    )

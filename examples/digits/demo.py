@@ -1,0 +1,25 @@
+"""The demo: train a network on real digits, then let edgekit convert, prove and time it. Run by `make demo`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parents[1] / "build" / "digits"
+
+
+def main() -> int:
+    """Train once (kept under build/digits), run the recipe; the exit code is edgekit's."""
+    if not (OUT / "digits.pt").is_file():
+        print("training a small network on 4,000 real handwritten digits", flush=True)
+        subprocess.run([sys.executable, str(HERE / "train.py"), "--out", str(OUT)], check=True)
+    command = [sys.executable, "-m", "edgekit", "run", str(HERE / "recipe.toml")]
+    print("$ edgekit run examples/digits/recipe.toml", flush=True)
+    return subprocess.run(command, env={**os.environ}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
