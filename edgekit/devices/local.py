@@ -81,7 +81,8 @@ class _Child:
 class Worker:
     """A child process that holds one artifact in its engine. Use it as a context manager.
 
-    `deadline_s` bounds every call. When the child dies, hangs or sends nonsense the call raises `StepError`
+    `engine` is checked against the artifact's; `label` says where in errors and names the log (its target
+    and precision when empty). `deadline_s` bounds every call. When the child dies, hangs or sends nonsense the call raises `StepError`
     with its kind, the path of a log that is kept and a command that reproduces the failure, and the worker
     is closed. Errors that the session raises arrive as they are and leave the worker usable.
 
@@ -89,7 +90,8 @@ class Worker:
     engine that lives in another Python environment; it needs numpy and the engine, not edgekit.
     """
 
-    def __init__(self, *, label: str = "", deadline_s: float = 120.0) -> None:
+    def __init__(self, *, engine: str = "", label: str = "", deadline_s: float = 120.0) -> None:
+        self.engine = engine
         self.label = label
         self.deadline_s = deadline_s
         self.inputs: tuple[TensorIO, ...] = ()
@@ -115,6 +117,10 @@ class Worker:
         folder = Path(artifact).absolute()
         manifest = read_manifest(folder, verify=False)
         self.label = self.label or f"{manifest.target} {manifest.precision}"
+        if self.engine not in ("", manifest.engine):
+            raise UsageError(
+                f"the worker is for {self.engine!r}, the artifact for {manifest.engine!r}", where=self.label
+            )
         options = [f"--threads={threads}"] if threads is not None else []
         self._start(manifest.engine, [str(folder), *options, f"--io={io}", f"--layout={layout}"])
         fields = {"artifact": str(folder), "threads": threads, "io": io, "layout": layout}
