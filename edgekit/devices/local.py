@@ -81,10 +81,11 @@ class _Child:
 class Worker:
     """A child process that holds one artifact in its engine. Use it as a context manager.
 
-    `engine` is checked against the artifact's; `label` says where in errors and names the log (its target
-    and precision when empty). `deadline_s` bounds every call. When the child dies, hangs or sends nonsense the call raises `StepError`
-    with its kind, the path of a log that is kept and a command that reproduces the failure, and the worker
-    is closed. Errors that the session raises arrive as they are and leave the worker usable.
+    `engine` is checked against the artifact's; `label` says where in errors and names the log (the artifact's
+    target and precision when empty). `deadline_s` bounds every call. When the child dies, hangs or sends
+    nonsense the call raises `StepError` with its kind, the path of a log that is kept and a command that
+    reproduces the failure, and the worker is closed. Errors that the session raises arrive as they are and
+    leave the worker usable.
 
     The environment variable EDGEKIT_PYTHON_<ENGINE> (EDGEKIT_PYTHON_TFLITE ...) names the interpreter of an
     engine that lives in another Python environment; it needs numpy and the engine, not edgekit.

@@ -47,8 +47,8 @@ def measure_latency(
     four (another process has just used the caches), then its calls, their number chosen once from the warm-up
     (1 to 1000). The order of the turns is shuffled by a fixed seed. `on_progress(done, total)` counts rounds.
 
-    Returns the durations in ms, shape [rounds, calls], of the workers that lived, and the errors of those that
-    did not; a failure ends the turns of that worker alone.
+    Returns the durations in ms, shape [rounds, calls], of the workers that lived, and the errors of those
+    that did not; a failure ends the turns of that worker alone.
     """
     if rounds < 1 or warmup < 0:
         raise UsageError(f"rounds: {rounds!r}, warmup: {warmup!r}; at least 1 round and 0 warm-up calls")
@@ -113,6 +113,6 @@ def _claim(interval: tuple[float, float], rounds: int) -> Literal["faster", "slo
 
 
 def _calls_per_round(probe_ns: NDArray[np.int64]) -> int:
-    """Calls that fill a turn; the first half of the warm-up, where caches and threads wake up, is left out."""
+    """Calls that fill a turn; the first half of the warm-up, where caches fill, is left out."""
     typical_ms = float(np.median(probe_ns[len(probe_ns) // 2 :])) / 1e6
     return int(np.clip(round(_ROUND_MS / max(typical_ms, 1e-6)), 1, _MOST_CALLS))
