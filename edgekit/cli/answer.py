@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from edgekit.core.report import Report
 
-__all__ = ["Answer", "report_answer", "strict_json", "table"]
+__all__ = ["Answer", "report_answer", "size_text", "strict_json", "table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +56,13 @@ def table(rows: Sequence[tuple[str, ...]], *, indent: str = "") -> str:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append(indent + "  ".join([*cells, row[-1]]).rstrip())
     return "\n".join(lines)
+
+
+def size_text(size_bytes: int) -> str:
+    """A size in decimal units: "1.2 MB"."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

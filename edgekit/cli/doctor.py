@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cli.answer import Answer, table
+from edgekit.cli.answer import Answer, size_text, table
 
 if TYPE_CHECKING:
     from edgekit.core.cpu import Saturation
@@ -22,7 +22,7 @@ PROBE_DEADLINE_S = 60.0
 
 # engine -> the modules that serve it, the first that imports wins
 ENGINES: dict[str, tuple[str, ...]] = {
-    "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite"),
+    "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow"),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
 }
@@ -187,8 +187,8 @@ def _text(value: dict[str, Any]) -> str:
         ("int8 saturates", f"{word}: {cpu['reason']}"),
         ("", cpu["advice"]),
         ("CUDA", _cuda_text(cuda)),
-        ("cache", f"{cache['path']}, {_size(cache['size_bytes'])} in {cache['files']} files"),
-        ("free disk", _size(cache["free_disk_bytes"])),
+        ("cache", f"{cache['path']}, {size_text(cache['size_bytes'])} in {cache['files']} files"),
+        ("free disk", size_text(cache["free_disk_bytes"])),
     ]
     packages: list[tuple[str, ...]] = [
         (row["package"], row["version"] or "missing", row["add"]) for row in value["packages"]
@@ -212,12 +212,3 @@ def _cuda_text(cuda: dict[str, Any]) -> str:
     if cuda["usable"]:
         return f"{cuda['driver']}; ONNX Runtime has the CUDA provider"
     return f"{cuda['driver']}; ONNX Runtime lacks the CUDA provider: {cuda['add']}"
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

