@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Model", "ModelFormat", "Signature", "TensorSpec"]
+__all__ = ["CANONICAL_OPSET", "Model", "ModelFormat", "Signature", "TensorSpec"]
+
+CANONICAL_OPSET = 20  # the lowest that holds Gelu whole; every engine edgekit lowers for reads it
 
 ModelFormat = Literal["onnx", "torch", "torch-export", "torchscript"]
 

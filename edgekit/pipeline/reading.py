@@ -53,7 +53,7 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
     require_trust(kind, source)
     if source.state and kind != "torch":
         raise UsageError(
-            f"--state belongs to module.py:factory, {source.model!r} holds its weights itself", where=source.model
+            "--state belongs to module.py:factory; this file holds its weights itself", where=source.model
         )
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".reading.", dir=out) as scratch:
@@ -97,11 +97,9 @@ def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner,
     notes = list(answer["notes"])
     try:
         evidence = _Evidence(inputs=inputs, outputs=_run(source.model, inputs, work, runner, "source"))
-    except StepError as err:
-        if err.kind != "failed":
-            raise
-        # ONNX Runtime does not read every opset the file may have; the converted graph is then the yardstick
-        notes.append(f"the file itself does not run in ONNX Runtime, so the reading is not proven: {err.message}")
+    except Unsupported as err:
+        # ONNX Runtime does not read every opset a file may have: the converted graph is then the yardstick.
+        notes.append(f"the conversion to opset {CANONICAL_OPSET} is not proven: {err.message}")
         evidence = _Evidence(inputs=inputs, outputs=_run(prepared, inputs, work, runner, "prepared"))
     difference = _disagreement(prepared, evidence, work, runner)
     if difference is not None:
@@ -124,9 +122,7 @@ def _read_torch(
         try:
             prepared, evidence, notes = _exported(kind, source, exporter, folder, runner)
             difference = _disagreement(prepared, evidence, folder, runner)
-        except (Unsupported, StepError, MissingPackage) as err:
-            if isinstance(err, StepError) and err.kind != "failed":
-                raise
+        except (Unsupported, MissingPackage) as err:
             why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
             reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message))
             continue
@@ -151,11 +147,15 @@ def _exported(
         label=f"export from PyTorch ({exporter})",
     )
     prepared = folder / "prepared.onnx"
-    read = runner.run(
-        "edgekit.pipeline.reading:prepare_onnx",
-        {"model": str(folder / "exported.onnx"), "out": str(prepared), "shapes": answer["shapes"]},
-        label="read the exported graph",
-    )
+    try:
+        read = runner.run(
+            "edgekit.pipeline.reading:prepare_onnx",
+            {"model": str(folder / "exported.onnx"), "out": str(prepared), "shapes": answer["shapes"]},
+            label="read the exported graph",
+        )
+    except UsageError as err:  # the exporter's file is at fault, not the user
+        why = "; ".join((err.message, *err.problems))
+        raise Unsupported(f"its file is not valid: {why}") from err
     sets = range(answer["sets"])
     evidence = _Evidence(
         inputs=tuple(folder / f"{i}.inputs.npz" for i in sets),

@@ -1,0 +1,1 @@
+"""Passes on the ONNX graph, one a file: `apply(model) -> PassResult`, deterministic, signature kept."""

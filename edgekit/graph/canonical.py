@@ -1,0 +1,110 @@
+"""The sequence of passes that turns any model that was read into the canonical graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core.codec import encode
+from edgekit.core.files import atomic_file
+from edgekit.core.model import Signature, TensorSpec
+from edgekit.core.packages import require
+from edgekit.errors import Unsupported
+from edgekit.graph import (
+    convert_opset,
+    dead_code,
+    drop_identity,
+    fix_shapes,
+    fold_batchnorm,
+    infer_shapes,
+    inline_functions,
+    lift_constants,
+    name_nodes,
+    simplify,
+    strip_metadata,
+)
+from edgekit.graph.walk import dimensions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+__all__ = ["finish", "prepare", "save_model", "signature_of", "simplify_file"]
+
+_LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
+
+
+def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[ModelProto, tuple[str, ...]]:
+    """The model in the canonical opset with fixed inputs, before anything is simplified; and notes.
+
+    Raises `UsageError` for shapes that are missing or do not fit, `Unsupported` for what has no canonical
+    form.
+    """
+    model = inline_functions.apply(model).model
+    fixed = fix_shapes.apply(model, shapes)
+    model = strip_metadata.apply(fixed.model).model
+    model = convert_opset.apply(model).model
+    return _tidied(model), fixed.notes
+
+
+def finish(source: str, out: str) -> dict[str, Any]:
+    """The step: the passes of our own that end the reading, from file to file.
+
+    BatchNormalization is folded, everything named, every tensor's shape written down. Returns the
+    signature as JSON. Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes.
+    """
+    onnx = require("onnx")
+    model = _tidied(onnx.load(source))
+    model = fold_batchnorm.apply(model).model
+    model = _tidied(strip_metadata.apply(model).model)
+    reasons = infer_shapes.unknown_shapes(model)
+    if reasons:
+        raise Unsupported("some tensors have no fixed shape", reasons=reasons[:12])
+    onnx.checker.check_model(model, full_check=True)
+    save_model(model, Path(out))
+    return {"signature": encode(signature_of(model))}
+
+
+def simplify_file(source: str, out: str) -> dict[str, Any]:
+    """The step: `simplify` from file to file; returns its notes."""
+    onnx = require("onnx")
+    result = simplify.apply(onnx.load(source))
+    save_model(result.model, Path(out))
+    return {"notes": list(result.notes)}
+
+
+def save_model(model: ModelProto, path: Path) -> None:
+    """Write the model in one file, the same bytes for the same model. Raises `Unsupported` above 2 GB."""
+    if model.ByteSize() > _LARGEST_BYTES:
+        raise Unsupported(
+            f"the graph takes {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds at most 2",
+            hint="edgekit is for models that fit small devices: prune or split this one first",
+        )
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def signature_of(model: ModelProto) -> Signature:
+    """The named inputs and outputs of a graph. Raises `Unsupported` for one that is no tensor."""
+    return Signature(
+        inputs=tuple(_spec(v) for v in model.graph.input), outputs=tuple(_spec(v) for v in model.graph.output)
+    )
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    onnx = require("onnx")
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        word = kind.removesuffix("_type") if kind else "value of no type"
+        raise Unsupported(f"{value.name!r} is a {word}, a tensor is needed")
+    element = value.type.tensor_type.elem_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+    if element == onnx.TensorProto.STRING:
+        raise Unsupported(f"{value.name!r} holds text, not numbers", hint="cut the text part off the model")
+    return TensorSpec(name=value.name, dtype=dtype.name, shape=dimensions(value) or ())
+
+
+def _tidied(model: ModelProto) -> ModelProto:
+    for one in (lift_constants, drop_identity, dead_code, name_nodes, infer_shapes):
+        model = one.apply(model).model
+    return model

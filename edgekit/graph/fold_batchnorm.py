@@ -1,0 +1,123 @@
+"""BatchNormalization goes into the weights of the layer before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core.packages import require
+from edgekit.graph.result import PassResult
+from edgekit.graph.walk import attribute, constants, graph_reads, node_reads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import GraphProto, ModelProto, NodeProto
+
+__all__ = ["apply"]
+
+_EPSILON = 1e-5  # the default of the operator's specification
+
+
+def apply(model: ModelProto) -> PassResult:
+    """Fold BatchNormalization in inference mode into the Conv, ConvTranspose or Gemm that feeds it alone.
+
+    Before: x -> Conv(W, b) -> BatchNormalization(scale, shift, mean, var) -> y
+    After: x -> Conv(W * k, (b - mean) * k + shift) -> y, k = scale / sqrt(var + epsilon) per output channel;
+    computed in float64 and rounded once to the dtype of W.
+    Must not change: names of inputs and outputs, other readers of the same weights (they keep the old ones),
+    a BatchNormalization in training mode or whose parameters are no constants.
+
+    Source: Jacob et al., https://arxiv.org/abs/1712.05877, section 3.2.
+    """
+    modified = False
+    for node in list(model.graph.node):
+        if node.op_type == "BatchNormalization" and not node.domain and _fold(node, model.graph):
+            modified = True
+    return PassResult(model=model, modified=modified)
+
+
+def _fold(norm: NodeProto, graph: GraphProto) -> bool:
+    values = constants(graph)
+    layer = _layer_before(norm, graph)
+    if layer is None or attribute(norm, "training_mode", 0) or any(norm.output[1:]):
+        return False
+    parameters = [values.get(name) for name in norm.input[1:5]]
+    bias_name = layer.input[2] if len(layer.input) > 2 else ""
+    weight = values.get(layer.input[1])
+    if weight is None or any(p is None for p in parameters) or (bias_name and bias_name not in values):
+        return False
+    scale, shift, mean, var = (np.asarray(p, dtype=np.float64) for p in parameters)
+    factor = scale / np.sqrt(var + attribute(norm, "epsilon", _EPSILON))
+    shape = _channel_shape(layer, weight, len(factor))
+    if shape is None:
+        return False
+    if layer.op_type == "Gemm":
+        alpha, beta = attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)
+    else:
+        alpha, beta = 1.0, 1.0
+    bias = values[bias_name].astype(np.float64) * beta if bias_name else np.float64(0.0)
+    if layer.op_type == "Gemm" and np.ndim(bias) == 2 and np.shape(bias)[0] != 1:
+        return False  # a bias of its own for each row of the batch
+    new_weight = weight.astype(np.float64) * alpha * factor.reshape(shape)
+    new_bias = np.broadcast_to((bias - mean) * factor + shift, (1, len(factor))).reshape(-1)
+    _replace(layer, graph, norm, new_weight.astype(weight.dtype), new_bias.astype(weight.dtype))
+    return True
+
+
+def _layer_before(norm: NodeProto, graph: GraphProto) -> NodeProto | None:
+    name = norm.input[0]
+    outputs = {value.name for value in graph.output}
+    readers = [n for n in graph.node if name in node_reads(n)]
+    makers = [n for n in graph.node if name in n.output]
+    if len(makers) != 1 or len(readers) != 1 or name in outputs or list(norm.input).count(name) != 1:
+        return None
+    layer = makers[0]
+    return layer if layer.op_type in ("Conv", "ConvTranspose", "Gemm") and not layer.domain else None
+
+
+def _channel_shape(layer: NodeProto, weight: NDArray[Any], channels: int) -> tuple[int, ...] | None:
+    """The shape that lays one factor an output channel along the right axes of the weight, or None.
+
+    Conv weights are [out, in/groups, ...]; ConvTranspose weights are [in, out/groups, ...], where output
+    channel c of group g belongs to the rows of that group: only one group is folded.
+    """
+    if layer.op_type == "Conv":
+        axis = 0
+    elif layer.op_type == "ConvTranspose":
+        if attribute(layer, "group", 1) != 1:
+            return None
+        axis = 1
+    else:
+        axis = 0 if attribute(layer, "transB", 0) else 1
+    if weight.shape[axis] != channels:
+        return None
+    return tuple(channels if i == axis else 1 for i in range(weight.ndim))
+
+
+def _replace(
+    layer: NodeProto, graph: GraphProto, norm: NodeProto, weight: NDArray[Any], bias: NDArray[Any]
+) -> None:
+    onnx = require("onnx")
+    old_bias = layer.input[2] if len(layer.input) > 2 else ""
+    names = [layer.input[1], old_bias or f"{norm.output[0]}_bias"]
+    del layer.input[1:]
+    taken = graph_reads(graph) | {t.name for t in graph.initializer}
+    for old, value in zip(names, (weight, bias), strict=True):
+        shared = old in graph_reads(graph)
+        name = old
+        while shared and name in taken:
+            name += "_folded"
+        if not shared:
+            for tensor in [t for t in graph.initializer if t.name == old]:
+                graph.initializer.remove(tensor)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        layer.input.append(name)
+        taken.add(name)
+    for item in [a for a in layer.attribute if a.name in ("alpha", "beta") and layer.op_type == "Gemm"]:
+        layer.attribute.remove(item)
+    output = norm.output[0]
+    for i, name in enumerate(layer.output):
+        if name == norm.input[0]:
+            layer.output[i] = output
+    graph.node.remove(norm)

@@ -1,0 +1,75 @@
+"""Constant folding and fusion by onnxsim, with rich operators kept whole."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from edgekit.core.packages import require
+from edgekit.errors import StepError
+from edgekit.graph.result import PassResult
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["RICH_OPERATORS", "apply"]
+
+# Operators that an engine runs as one kernel and that others would take apart.
+RICH_OPERATORS = (
+    "Celu", "Elu", "Gelu", "GroupNormalization", "GRU", "HardSigmoid", "HardSwish", "InstanceNormalization",
+    "LayerNormalization", "LogSoftmax", "LSTM", "Mish", "PRelu", "RNN", "Selu", "Softmax", "Softplus",
+    "Softsign",
+)  # fmt: skip
+
+
+def apply(model: ModelProto) -> PassResult:
+    """Simplify with onnxsim.
+
+    Before: Shape/Gather/Concat chains on fixed shapes, Pad before Conv, BatchNormalization after Conv,
+    consecutive transposes.
+    After: constants computed, such pairs fused.
+    Must not change: names and shapes of inputs and outputs; the count of every operator in
+    `RICH_OPERATORS` that depends on an input.
+
+    Run it in a process of its own: a crash of onnxsim's native code ends the process. Raises `StepError`
+    when onnxsim fails or takes a rich operator apart.
+    """
+    # onnxsim imports torch when it can (3 s) and needs it for nothing here.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    onnx = require("onnx")
+    onnxsim = require("onnxsim", needed_for="simplifying the graph")
+    signature = _signature(model)
+    rich = _rich(model)
+    try:
+        # certify: an optional proof by Z3 whose verdict would go into the metadata.
+        simplified, _ = onnxsim.simplify(model, certify=False)
+        onnx.checker.check_model(simplified, full_check=False)
+    except Exception as err:  # its native code raises types of its own choosing: one border, one typed error
+        lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+        raise StepError(f"onnxsim failed: {type(err).__name__}: {' '.join(lines[:2])}") from err
+    if _signature(simplified) != signature:
+        raise StepError(f"onnxsim changed the inputs or outputs: {signature} became {_signature(simplified)}")
+    lost = rich - _rich(simplified)
+    if lost:
+        names = ", ".join(f"{count} {op}" for op, count in sorted(lost.items()))
+        raise StepError(f"onnxsim took rich operators apart: {names}")
+    note = f"simplified by onnxsim: {len(model.graph.node)} to {len(simplified.graph.node)} nodes"
+    return PassResult(model=simplified, modified=True, notes=(note,))
+
+
+def _rich(model: ModelProto) -> Counter[str]:
+    """How many rich operators depend on an input (those on constants alone may be computed away)."""
+    live = {value.name for value in model.graph.input}
+    found: Counter[str] = Counter()
+    for node in model.graph.node:
+        if any(name in live for name in node.input):
+            live.update(node.output)
+            if node.op_type in RICH_OPERATORS:
+                found[node.op_type] += 1
+    return found
+
+
+def _signature(model: ModelProto) -> list[tuple[str, int]]:
+    values = (*model.graph.input, *model.graph.output)
+    return [(value.name, value.type.tensor_type.elem_type) for value in values]
