@@ -149,14 +149,20 @@ def compare_evaluations(source: Evaluation, artifact: Evaluation, *, seed: int =
         return 100.0 * worse if higher_is_better(metric) else -worse
 
     everything = np.arange(len(a))[None]
+    low, high = bootstrap_interval(drop, len(a), seed=seed)
     return Accuracy(
         metric=metric,
         source=source.score(),
         artifact=artifact.score(),
-        drop=float(drop(everything)[0]),
-        interval=bootstrap_interval(drop, len(a), seed=seed),
+        drop=_rounded(drop(everything).item()),
+        interval=(_rounded(low), _rounded(high)),
         n=len(a),
     )
+
+
+def _rounded(value: float) -> float:
+    """Without the last digits, so that a drop of exactly 0.5 points is not 0.5000000000000004."""
+    return float(f"{value:.12g}")
 
 
 def _reduce(metric: Metric, values: NDArray[Any], *, binary: bool) -> NDArray[np.float64]:
