@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgekit.core.report import Report
 
-__all__ = ["Answer", "report_answer", "size_text", "strict_json", "table"]
+__all__ = ["Answer", "report_answer", "size_text", "table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +32,6 @@ def report_answer(report: Report, output: str | Path) -> Answer:
 
     text = f"{render_table(report).rstrip()}\n\nreport: {Path(output) / 'report.md'} (and report.json)"
     return Answer(value=encode(report), text=text, exit_code=1 if report.verdict == "fail" else 0)
-
-
-def strict_json(value: Any) -> Any:
-    """The value with numbers JSON cannot hold written as text: "inf", "-inf", "nan"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: strict_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict_json(item) for item in value]
-    return value
 
 
 def table(rows: Sequence[tuple[str, ...]], *, indent: str = "") -> str:

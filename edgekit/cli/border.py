@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from edgekit.cli.answer import Answer, strict_json
+from edgekit.cli.answer import Answer
 from edgekit.cli.parser import parse
 from edgekit.errors import EdgekitError, InternalError, StepError, UsageError
 
@@ -113,7 +113,7 @@ def _write_log(err: Exception, words: list[str]) -> str:
 def _print_answer(answer: Answer, *, as_json: bool) -> None:
     text = answer.text
     if as_json:
-        text = json.dumps(strict_json(answer.value), indent=2, allow_nan=False)
+        text = json.dumps(answer.value, indent=2, allow_nan=False)
     if not text:
         return
     try:
@@ -127,7 +127,7 @@ def _print_answer(answer: Answer, *, as_json: bool) -> None:
 def _print_error(error: dict[str, Any], text: str, *, as_json: bool) -> None:
     with contextlib.suppress(OSError):
         if as_json:
-            _write(sys.stdout, json.dumps({"error": strict_json(error)}, indent=2) + "\n")
+            _write(sys.stdout, json.dumps({"error": error}, indent=2) + "\n")
     with contextlib.suppress(OSError):
         _write(sys.stderr, f"{_red('error:')} {text}\n")
 

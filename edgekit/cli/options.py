@@ -191,7 +191,7 @@ def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     problems = []
     for text in texts:
         name, _, dims = text.rpartition("=")
-        parts = dims.split(",") if dims else []
+        parts = dims.split(",")
         if not name or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
             problems.append(f"got {text!r}, NAME=1,3,224,224 is needed")
         elif name in shapes:

@@ -24,6 +24,8 @@ COMMANDS = {
     "doctor": doctor,
 }
 
+_GLOBAL_OPTIONS = ("-h", "--help", "--version")
+
 _EXIT_CODES = """\
 exit codes: 0 done, 1 a budget is not met (verdict fail), 2 wrong usage or bad input, 3 a package is missing,
 4 refused with the reasons, 5 a step failed, crashed or timed out, 70 a defect of edgekit, 130 interrupted.
@@ -47,6 +49,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if not words:
         known = ", ".join(COMMANDS)
         raise UsageError(f"a command is needed: {known}", where="edgekit", hint="edgekit --help")
+    if name.startswith("-") and name not in _GLOBAL_OPTIONS:
+        raise UsageError(
+            f"unknown option {name!r} before the command; {nearest(name, _GLOBAL_OPTIONS)}",
+            where="edgekit",
+            hint="write the command first: edgekit COMMAND [options]",
+        )
     if not name.startswith("-") and name not in COMMANDS:
         raise UsageError(
             f"unknown command {name!r}; {nearest(name, COMMANDS)}", where="edgekit", hint="edgekit --help"
