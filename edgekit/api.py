@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.arrays import save_npz
 from edgekit.core.events import Listener, silent
 from edgekit.core.files import new_folder
 from edgekit.core.model import Model
@@ -180,6 +180,6 @@ def _data(data: Data, scratch: Path) -> DataSource:
         if not data:
             raise UsageError("no arrays were given", hint="pass input name -> array, samples first")
         path = scratch / "samples.npz"
-        np.savez(path, **{name: np.asarray(values) for name, values in data.items()})
+        save_npz(path, data)
         return DataSource(path=str(path))
     return DataSource(path=str(data))

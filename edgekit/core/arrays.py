@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.core.files import atomic_file
 
-__all__ = ["load_arrays", "save_arrays"]
+__all__ = ["load_arrays", "save_arrays", "save_npz"]
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -31,3 +32,11 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     with np.load(path, allow_pickle=False) as data:
         names = json.loads(data["names"].tobytes())
         return {name: data[f"a{i}"] for i, name in enumerate(names)}
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as an ordinary .npz, under any name; object arrays are refused by numpy."""
+    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(values), allow_pickle=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.arrays import load_arrays
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.core.events import Event, Listener
 from edgekit.core.machine import describe_machine
@@ -34,8 +35,7 @@ def benchmark(
     A speed-up is paired round by round with the float32 artifact of the same engine. An artifact that fails
     becomes a typed entry and the others go on.
     """
-    with np.load(out / EXAMPLE) as stored:
-        example = {name: stored[name] for name in stored.files}
+    example = load_arrays(out / EXAMPLE)
     finished: dict[str, ArtifactReport] = {}
     label = "benchmark"
     on_event(Event(step=label, state="start"))

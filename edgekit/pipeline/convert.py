@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
+from edgekit.core.arrays import load_arrays, save_arrays
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.core.codec import encode
 from edgekit.core.events import Event, Listener
@@ -173,15 +173,14 @@ def _example(job: _Job) -> dict[str, NDArray[Any]]:
     if job.recipe.calibration is not None:
         samples = open_samples(job.recipe.calibration.data, job.model.signature)
         inputs = dict(next(iter(samples.batches(1))).inputs)
-        np.savez(place, **inputs)
+        save_arrays(place, inputs)
         return inputs
     job.runner.run(
-        "edgekit.graph.generate:generate_file",
-        {"model": str(job.model.path), "out": str(place), "seed": 0},
+        "edgekit.graph.generate:generate_files",
+        {"model": str(job.model.path), "out": [str(place)]},
         label="generate an example input",
     )
-    with np.load(place) as stored:
-        return {name: stored[name] for name in stored.files}
+    return load_arrays(place)
 
 
 def _lower(job: _Job, target: Target, precision: Precision, graph: Path, place: Path, label: str) -> Artifact:

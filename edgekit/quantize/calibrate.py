@@ -92,11 +92,11 @@ def calibrate(
         observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
     observation = _Observation(tensors, tuple(averaged), method)
-    names = observation.output_names()
+    names = [name for name in observation.tensor_names() if name not in index.inputs]
     with ThreadPoolExecutor(max_workers=1) as counter:
         pending = None
         for sample, inputs in enumerate(batches):
-            values = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            values = {**inputs, **dict(zip(names, session.run(names, dict(inputs)), strict=True))}
             if pending is not None:
                 pending.result()
             pending = counter.submit(observation.update, values, sample)
@@ -142,8 +142,8 @@ class _Observation:
         self.histograms = {t: FloatHistogram() for t in tensors} if method == "percentile" else {}
         self.samples = 0
 
-    def output_names(self) -> list[str]:
-        """The outputs to fetch."""
+    def tensor_names(self) -> list[str]:
+        """The tensors whose values `update` needs."""
         names = [f"{t}/{kind}" for t in self.tensors for kind in ("min", "max")]
         names += [f"{t}/mean" for t in self.averaged]
         return names + list(self.histograms)
