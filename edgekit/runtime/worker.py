@@ -106,15 +106,15 @@ def come_to_rest(limit_s: float = 0.25) -> None:
     """Wait until the engine's threads sleep, at most `limit_s`.
 
     The threads of a pool spin for a while after a run (40 ms of a core in ONNX Runtime) and would disturb
-    whoever is timed next. Resting is: less than a sixth of one core over 3 ms.
+    whoever is timed next. Resting is: under a sixth of one core, twice over 3 ms (a thread that spins may have
+    had no core once).
     """
     end = time.perf_counter() + limit_s
-    before = time.process_time()
-    while time.perf_counter() < end:
+    before, quiet = time.process_time(), 0
+    while quiet < 2 and time.perf_counter() < end:
         time.sleep(0.003)
         now = time.process_time()
-        if now - before < 0.0005:
-            return
+        quiet = quiet + 1 if now - before < 0.0005 else 0
         before = now
 
 
