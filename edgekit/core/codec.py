@@ -121,6 +121,8 @@ def _decode_tuple(args: tuple[Any, ...], data: Any, place: str, problems: list[s
 def _decode_union(args: tuple[Any, ...], data: Any, place: str, problems: list[str]) -> Any:
     tried: list[list[str]] = []
     for option in args:
+        if option is type(None) and data is not None and len(args) > 1:
+            continue  # "None is needed" would hide what is wrong inside an optional table
         found: list[str] = []
         value = _decode(option, data, place, found)
         if not found:

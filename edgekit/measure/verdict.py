@@ -26,9 +26,10 @@ def judge(report: Report, budgets: Budgets, allow_refused: Collection[str] = ())
     An artifact fails when it failed, when it was refused and its "target/precision" is not one of
     `allow_refused`, when it breaks a budget that binds its precision, or when it ran and such a budget has
     no figure to be judged by. It has no verdict ("none") when it was refused as expected, could not run here,
-    or was neither validated nor timed. The accuracy budget judges the drop itself; a reason says so when the interval holds the limit, for
-    then the samples do not settle it. min_speedup does not bind float32, its own base. An artifact that is
-    slower than the float32 artifact of its engine says so among its reasons, budget or not.
+    or was neither validated nor timed. The accuracy budget judges the drop itself; a reason says so when the
+    interval holds the limit, for then the samples do not settle it. min_speedup does not bind float32, its
+    own base. An artifact that is slower than the float32 artifact of its engine says so among its reasons,
+    budget or not.
 
     The whole fails when an artifact fails, when there is no artifact, or when budgets were set and nothing
     was proven to keep them.

@@ -103,7 +103,10 @@ class FileRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedRows:
-    """Rows turned into float32 by `(stored * scale - mean) / std`, each sample reshaped to `sample_shape`."""
+    """Rows turned into float32 by `(stored * scale - mean) / std`, each sample reshaped to `sample_shape`.
+
+    With scale 1, mean 0 and std 1 the stored values and their dtype are kept.
+    """
 
     rows: Rows
     scale: float
@@ -117,11 +120,17 @@ class ConvertedRows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32)
+        return self.rows.dtype if self._kept else np.dtype(np.float32)
+
+    @property
+    def _kept(self) -> bool:
+        return (self.scale, self.mean, self.std) == (1.0, 0.0, 1.0)
 
     def read(self, rows: NDArray[np.int64]) -> Array:
-        values = self.rows.read(rows).astype(np.float32)
-        values = (values * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        values = self.rows.read(rows)
+        if not self._kept:
+            values = values.astype(np.float32) * np.float32(self.scale)
+            values = (values - np.float32(self.mean)) / np.float32(self.std)
         return values.reshape(len(rows), *self.sample_shape)
 
     def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:

@@ -29,9 +29,9 @@ def open_samples(source: DataSource, signature: Signature, *, need_labels: bool 
 
     The first axis of every input is the batch axis (inputs without one are refused); a sample of an input has
     the shape after it, in the model's own layout. Labels are read where there are any (class sub-folders only
-    when `need_labels` is set); with `need_labels` their absence is an error. Integer
-    data for a float input is refused: how to scale it is for the caller to say, in a sample spec. Nothing
-    but headers (and the first image) is read before the first batch. Raises `UsageError` with every problem.
+    when `need_labels` is set); with `need_labels` their absence is an error. Integer data for a float input
+    is refused: how to scale it is for the caller to say, in a sample spec. Checksums of an .npz are verified
+    here and one image is decoded; values are checked as batches flow. Raises `UsageError` with every problem.
     """
     check_signature(signature, where=source.path)
     path, spec, is_spec = Path(source.path), None, _is_spec(source.path)

@@ -67,8 +67,9 @@ class ImageOptions:
 class ArrayOptions:
     """How a stored array becomes samples: `value = (stored * scale - mean) / std`, in float32.
 
-    It is for data kept as integers (pixels, sensor counts), of any numeric dtype, for every input of the
-    model. `reshape` gives each sample another shape of as many values (no batch axis); empty keeps it.
+    It is for data kept as integers (pixels, sensor counts), for every input of the model; with scale 1,
+    mean 0 and std 1 values and dtype stay as stored. `reshape` gives each sample another shape of as many
+    values (no batch axis); empty keeps it.
     """
 
     scale: float = 1.0
