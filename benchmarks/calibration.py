@@ -1,4 +1,4 @@
-"""Time and peak memory of calibration: edgekit beside ONNX Runtime's `quantize_static`, same model, same samples.
+"""Time and peak memory of calibration beside ONNX Runtime's `quantize_static`: same model, same samples.
 
 Each measurement is a process of its own; peak memory is that process's VmHWM. The samples are made as they
 are asked for (seeded noise smoothed into picture-like fields), so that neither side holds them. The order of
@@ -23,16 +23,21 @@ from typing import Any
 import numpy as np
 
 SIDE = 224
+# expansion, output channels, repeats, stride of the inverted residuals of MobileNetV2
+BLOCKS = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+)  # fmt: skip
 
 
 def main() -> None:
     """Run every contender in a child process and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--samples", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--methods", nargs="+", choices=("minmax", "percentile"), default=["minmax"])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--model", type=Path, help="an ONNX file (default: a MobileNetV2-like network)")
-    parser.add_argument("--child", nargs=4, metavar=("WHO", "METHOD", "SAMPLES", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         who, method, samples, model = options.child
@@ -186,9 +191,7 @@ def write_mobilenet(path: Path) -> Path:
         return name
 
     x, channels = conv("image", 3, 32, 3, 2, 1, True), 32
-    for expand, out, repeats, stride in (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-    ):  # fmt: skip
+    for expand, out, repeats, stride in BLOCKS:
         for block in range(repeats):
             step, hidden, y = stride if block == 0 else 1, channels * expand, x
             if expand > 1:
@@ -201,7 +204,8 @@ def write_mobilenet(path: Path) -> Path:
     x = conv(x, channels, 1280, 1, 1, 1, True)
     nodes.append(helper.make_node("GlobalAveragePool", [x], ["pooled"], name="pool"))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
-    weights.append(numpy_helper.from_array((random.standard_normal((1000, 1280)) * 0.02).astype(np.float32), "fc"))
+    head = (random.standard_normal((1000, 1280)) * 0.02).astype(np.float32)
+    weights.append(numpy_helper.from_array(head, "fc"))
     nodes.append(helper.make_node("Gemm", ["flat", "fc"], ["logits"], name="fc_node", transB=1))
     graph = helper.make_graph(
         nodes, "mobilenet_v2_like",

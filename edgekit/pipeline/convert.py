@@ -66,7 +66,11 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         size = model.path.stat().st_size
     _raise_if_nothing_was_made(entries)
     source = SourceReport(
-        model=model.source, format=model.format, digest=model.source_digest, size_bytes=size, notes=model.notes
+        model=model.source,
+        format=model.format,
+        digest=model.source_digest,
+        size_bytes=size,
+        notes=model.notes,
     )
     return Report(
         edgekit=__version__,

@@ -92,7 +92,8 @@ def _judged_output(signature: Signature, wanted: str) -> str:
         return names[0]
     if not wanted:
         raise UsageError(
-            f"the model has {len(names)} outputs: {', '.join(names)}", hint="name the judged one with --output"
+            f"the model has {len(names)} outputs: {', '.join(names)}",
+            hint="name the judged one with --output",
         )
     if wanted not in names:
         raise UsageError(f"the model has no output {wanted!r}; {nearest(wanted, names)}")

@@ -1,4 +1,4 @@
-"""The demo: train a network on real digits, then let edgekit convert, prove and time it. Run by `make demo`."""
+"""The demo (`make demo`): train a network on real digits, then let edgekit convert, prove and time it."""
 
 from __future__ import annotations
 

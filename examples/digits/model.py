@@ -52,5 +52,5 @@ class DigitsNet(nn.Module):
 
 
 def digits_net() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """The network and one example input: what `edgekit convert examples/digits/model.py:digits_net` asks for."""
+    """The network and one example input, as `edgekit convert examples/digits/model.py:digits_net` asks."""
     return DigitsNet(), {"image": torch.zeros(1, 1, 28, 28)}

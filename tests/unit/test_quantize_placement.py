@@ -1,0 +1,81 @@
+"""Where quantizers sit."""
+
+import numpy as np
+from quantize_models import GraphBuilder, classifier
+
+from edgekit.core.target import load_target
+from edgekit.quantize.graph_index import index_graph
+from edgekit.quantize.placement import place
+
+TFLITE = load_target("tflite").int8
+ORT = load_target("onnxruntime").int8
+
+
+def test_a_convolution_absorbs_its_activation():
+    tensors = place(index_graph(classifier()), ORT).tensors
+    assert "stem.y" in tensors
+    assert "stem" not in tensors
+
+
+def test_logits_stay_float_where_the_kernel_can_write_float():
+    assert "logits" not in place(index_graph(classifier()), ORT).tensors
+    assert "logits" in place(index_graph(classifier()), TFLITE).tensors
+
+
+def test_moving_values_shares_one_scale():
+    group = place(index_graph(classifier()), TFLITE).group
+    assert group["joined"] == group["pooled"] == group["flat"]
+
+
+def test_an_activation_read_twice_is_not_absorbed_past_its_other_reader():
+    b = GraphBuilder()
+    raw = b.conv("image", "conv", 3, 4)
+    b.add("Add", [raw, b.add("Relu", [raw], "relu")], "sum")
+    placement = place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["sum"])), TFLITE)
+    assert "conv" in placement.tensors
+
+
+def test_concat_shares_a_scale_in_litert_and_rescales_in_onnx_runtime():
+    b = GraphBuilder()
+    parts = [b.conv("image", f"part{i}", 3, 4) for i in range(2)]
+    b.add("Concat", parts, "joined", axis=1)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["joined"]))
+    assert len({place(index, TFLITE).group[t] for t in (*parts, "joined")}) == 1
+    assert len({place(index, ORT).group[t] for t in (*parts, "joined")}) == 3
+
+
+def test_a_fixed_scale_is_kept_and_requantized_where_it_meets_another():
+    b = GraphBuilder()
+    gate = b.add("Sigmoid", [b.conv("image", "conv", 3, 4)], "gate")
+    other = b.conv("image", "other", 3, 4)
+    b.add("Concat", [gate, other], "joined", axis=1)
+    placement = place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["joined"])), TFLITE)
+    assert placement.fixed[placement.group["gate"]].scale == 1 / 256
+    assert placement.group["gate"] != placement.group["joined"]
+    assert placement.requantized == {("joined", "gate")}
+
+
+def test_a_weight_that_is_computed_stays_float():
+    b = GraphBuilder()
+    kernel = b.add("Relu", [b.weight("w", 4, 3, 3, 3)], "kernel")
+    b.add("Conv", ["image", kernel], "conv", pads=[1, 1, 1, 1])
+    placement = place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["conv"])), ORT)
+    assert placement.weighted == ()
+    assert placement.tensors == ()
+
+
+def test_a_product_of_two_activations_is_integer_and_has_no_weights():
+    b = GraphBuilder()
+    b.add("MatMul", ["a", "b"], "product")
+    placement = place(index_graph(b.build({"a": [1, 4, 8], "b": [1, 8, 4]}, ["product"])), TFLITE)
+    assert set(placement.tensors) == {"a", "b", "product"}
+    assert placement.weighted == ()
+
+
+def test_a_padding_value_other_than_zero_is_left_in_float():
+    b = GraphBuilder()
+    conv = b.conv("image", "conv", 3, 4)
+    pads = b.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    value = b.constant("value", np.float32(-1))
+    b.add("Pad", [conv, pads, value], "padded")
+    assert "padded" not in place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["padded"])), TFLITE).tensors
