@@ -43,10 +43,10 @@ lint: $(TOOLS)
 	@$(BIN)/lint-imports
 
 test: lint
-	@$(BIN)/python -m pytest -n 2 -q -m "not conformance"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not conformance"
 
 conformance: $(TOOLS)
-	@$(BIN)/python -m pytest -n 2 -q -m conformance
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m conformance
 
 bench: $(TOOLS)
 	@set -e; for file in benchmarks/*.py; do echo "== $$file" >&2; $(BIN)/python "$$file"; done

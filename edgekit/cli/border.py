@@ -139,8 +139,10 @@ def _print_traceback(err: Exception) -> None:
         _write(sys.stderr, "".join(traceback.format_exception(err)))
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
     """Write and flush. A reader that went away (`edgekit targets | head -1`) is no error."""
+    if stream is None:  # closed from the start (`>&-`): nobody wants to read
+        return
     try:
         stream.write(text)
         stream.flush()
@@ -153,7 +155,7 @@ def _write(stream: TextIO, text: str) -> None:
 def _red(text: str) -> str:
     from edgekit.cli.progress import wants_colour
 
-    return f"\x1b[31m{text}\x1b[0m" if wants_colour(sys.stderr) else text
+    return f"\x1b[31m{text}\x1b[0m" if sys.stderr and wants_colour(sys.stderr) else text
 
 
 @contextlib.contextmanager

@@ -92,18 +92,16 @@ def _inspect_model(path: Path, *, quiet: bool) -> Answer:
     return Answer(value=value, text=_model_text(value))
 
 
-def _asked(runner: StepRunner, path: Path, target: str) -> list[str]:
-    """What one target refuses of the model, each reason as text; an engine that cannot be asked says why."""
+def _asked(runner: StepRunner, path: Path, target: str) -> dict[str, Any]:
+    """Whether one target takes the model (None: it could not be asked) and the reasons, as text."""
     from edgekit.errors import EdgekitError
 
     arguments = {"path": str(path), "target": target}
     try:
-        reasons: list[str] = runner.run(
-            "edgekit.cli.inspect:refusals_of_target", arguments, label=f"ask {target}"
-        )
+        reasons = runner.run("edgekit.cli.inspect:refusals_of_target", arguments, label=f"ask {target}")
     except EdgekitError as err:  # a missing package or a crash of one engine does not hide the others
-        return [f"could not be asked: {err.message}"]
-    return reasons
+        return {"takes": None, "reasons": [err.message]}
+    return {"takes": not reasons, "reasons": reasons}
 
 
 def refusals_of_target(*, path: str, target: str) -> list[str]:
@@ -135,9 +133,10 @@ def _model_text(value: dict[str, Any]) -> str:
         else:
             rows.append((name, f"{item:,}" if isinstance(item, int) else str(item)))
     verdicts: list[tuple[str, ...]] = []
-    for target, reasons in value["targets"].items():
-        verdicts.append((target, "takes it in float32" if not reasons else f"refuses: {reasons[0]}"))
-        verdicts += [("", reason) for reason in reasons[1:]]
+    word = {True: "takes it in float32", False: "refuses", None: "could not be asked"}
+    for target, asked in value["targets"].items():
+        verdicts.append((target, word[asked["takes"]]))
+        verdicts += [("", reason) for reason in asked["reasons"]]
     return f"{table(rows)}\n\ntargets\n{table(verdicts, indent='  ')}"
 
 

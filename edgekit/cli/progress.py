@@ -43,23 +43,23 @@ def show_progress(*, quiet: bool, stream: TextIO | None = None) -> Iterator[List
     """
     from edgekit.core.events import silent
 
-    if quiet:
+    out = sys.stderr if stream is None else stream
+    if quiet or out is None:  # Python sets sys.stderr to None when it is closed from the start
         yield silent
         return
-    out = sys.stderr if stream is None else stream
     display: _Display = _Lines(out)
     if out.isatty() and os.environ.get("TERM") != "dumb":
         display = _rich_display(out) or _OneLine(out)
     lock = threading.Lock()
 
     def listen(event: Event) -> None:  # events come from several threads
-        with lock, contextlib.suppress(BrokenPipeError, ValueError):
+        with lock, contextlib.suppress(OSError, ValueError):
             display.show(event)
 
     try:
         yield listen
     finally:
-        with lock, contextlib.suppress(BrokenPipeError, ValueError):
+        with lock, contextlib.suppress(OSError, ValueError):
             display.close()
 
 
