@@ -128,12 +128,8 @@ def _decode_union(args: tuple[Any, ...], data: Any, place: str, problems: list[s
         if not found:
             return value
         tried.append(found)
-    problems.extend(min(tried, key=_length))
+    problems.extend(sorted(tried, key=len)[0])
     return None
-
-
-def _length(found: list[str]) -> int:
-    return len(found)
 
 
 def _decode_dataclass(cls: Any, data: Any, place: str, problems: list[str]) -> Any:
