@@ -1,0 +1,118 @@
+"""Small rewrites on the finished graph: fewer reshapes, nothing dead, ports of their own, float16 weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgekit.backends.tflite.ir import Graph, Operator, Tensor
+from edgekit.backends.tflite.layout_reshape import moves_only_ones
+
+__all__ = ["drop_dead", "half_weights", "merge_reshapes", "separate_ports"]
+
+_HALF_MINIMUM = 16  # elements: below, a DEQUANTIZE costs more than it saves
+_WEIGHT_INPUTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+
+
+def merge_reshapes(graph: Graph) -> None:
+    """Before: RESHAPE after RESHAPE, or a TRANSPOSE that only moves dimensions of 1. After: one RESHAPE or none.
+
+    Must not change: values, ports.
+    """
+    alias: dict[Tensor, Tensor] = {}
+    source: dict[Tensor, Tensor] = {}  # output of a RESHAPE -> what it reshapes
+    kept = []
+    for op in graph.operators:
+        op.inputs = [alias.get(t, t) if t is not None else None for t in op.inputs]
+        _transpose_to_reshape(op)
+        if op.kind == "RESHAPE":
+            first = op.inputs[0]
+            assert first is not None
+            x = source.get(first, first)
+            if x.shape == op.output.shape:
+                alias[op.output] = x
+                continue
+            op.inputs[0] = x
+            source[op.output] = x
+        kept.append(op)
+    graph.operators = kept
+    for port in graph.outputs:
+        port.tensor = alias.get(port.tensor, port.tensor)
+
+
+def _transpose_to_reshape(op: Operator) -> None:
+    if op.kind != "TRANSPOSE":
+        return
+    x, perm = op.inputs
+    assert x is not None
+    assert perm is not None
+    assert perm.data is not None
+    if moves_only_ones(x.shape, [int(axis) for axis in perm.data]):
+        _make_reshape(op, op.output.shape)
+
+
+def _make_reshape(op: Operator, shape: tuple[int, ...]) -> None:
+    data = np.asarray(shape, np.int32)
+    op.kind = "RESHAPE"
+    op.inputs = [op.inputs[0], Tensor(name=f"{op.output.name}/shape", shape=data.shape, dtype="int32", data=data)]
+    op.options = {"new_shape": shape}
+
+
+def drop_dead(graph: Graph) -> None:
+    """Remove operators whose outputs nothing reads."""
+    wanted = {port.tensor for port in graph.outputs}
+    kept = []
+    for op in reversed(graph.operators):
+        if any(tensor in wanted for tensor in op.outputs):
+            kept.append(op)
+            wanted.update(tensor for tensor in op.inputs if tensor is not None)
+    graph.operators = kept[::-1]
+
+
+def separate_ports(graph: Graph) -> None:
+    """Give every output a tensor of its own: the engine has no output that is an input, or another output."""
+    taken = {port.tensor for port in graph.inputs}
+    for port in graph.outputs:
+        x = port.tensor
+        if x in taken or x.data is not None:
+            copy = Tensor(name=port.name, shape=x.shape, dtype=x.dtype, quant=x.quant)
+            op = Operator(kind="RESHAPE", inputs=[x], outputs=[copy], origin=port.name)
+            _make_reshape(op, x.shape)
+            graph.operators.append(op)
+            port.tensor = copy
+        taken.add(port.tensor)
+
+
+def half_weights(graph: Graph) -> list[str]:
+    """Store the weights of convolutions and matrix products in float16 behind a DEQUANTIZE.
+
+    XNNPACK unpacks them once and computes in float32 (raw float16 operands give NaN or errors). Returns the
+    names of weights that stay float32 because they leave the range of half precision (65504).
+    """
+    left: list[str] = []
+    unpacked: dict[Tensor, Tensor] = {}
+    operators: list[Operator] = []
+    for op in graph.operators:
+        index = _WEIGHT_INPUTS.get(op.kind)
+        weight = op.inputs[index] if index is not None else None
+        if weight is not None and index is not None and _halves(weight, left):
+            assert weight.data is not None
+            if weight not in unpacked:
+                data = weight.data.astype(np.float16)
+                stored = Tensor(name=f"{weight.name}/float16", shape=weight.shape, dtype="float16", data=data)
+                unpacked[weight] = Tensor(name=weight.name, shape=weight.shape)
+                operators.append(
+                    Operator(kind="DEQUANTIZE", inputs=[stored], outputs=[unpacked[weight]], origin=op.origin)
+                )
+            op.inputs[index] = unpacked[weight]
+        operators.append(op)
+    graph.operators = operators
+    return left
+
+
+def _halves(weight: Tensor, left: list[str]) -> bool:
+    if weight.data is None or weight.dtype != "float32" or weight.size < _HALF_MINIMUM:
+        return False
+    if float(np.abs(weight.data).max()) > float(np.finfo(np.float16).max):
+        left.append(weight.name)
+        return False
+    return True

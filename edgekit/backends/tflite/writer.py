@@ -1,0 +1,226 @@
+"""The flatbuffer, through the schema classes of the LiteRT package.
+
+Equal graphs give equal bytes: operator codes, buffers and tensors are numbered in order of first use, equal
+constants share a buffer, buffers lie on 16 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgekit import __version__
+from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Tensor
+from edgekit.backends.tflite.versions import operator_version
+from edgekit.core.packages import require
+from edgekit.errors import Unsupported
+
+__all__ = ["SIGNATURE", "serialize"]
+
+SIGNATURE = "serving_default"
+_ALIGNMENT = 16
+_LIMIT_BYTES = 2**31 - 1
+_OPTION_TABLES = {
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "MUL": "MulOptions",
+    "DIV": "DivOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "RESHAPE": "ReshapeOptions",
+    "MEAN": "ReducerOptions",
+    "SUM": "ReducerOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "REDUCE_MIN": "ReducerOptions",
+    "REDUCE_PROD": "ReducerOptions",
+    "LEAKY_RELU": "LeakyReluOptions",
+    "RESIZE_BILINEAR": "ResizeBilinearOptions",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "GATHER": "GatherOptions",
+    "ARG_MAX": "ArgMaxOptions",
+    "ARG_MIN": "ArgMinOptions",
+    "GELU": "GeluOptions",
+    "CAST": "CastOptions",
+    "MIRROR_PAD": "MirrorPadOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
+    "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+}
+_ENUMS = {
+    "padding": "Padding",
+    "fused_activation_function": "ActivationFunctionType",
+    "mode": "MirrorPadMode",
+    "output_type": "TensorType",
+    "in_data_type": "TensorType",
+    "out_data_type": "TensorType",
+}
+
+
+def serialize(graph: Graph, *, description: str = "") -> bytes:
+    """The bytes of a .tflite file. Tensors are named after the ONNX values they hold."""
+    return _Writer(graph).bytes(description or f"edgekit {__version__}")
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.schema = require("ai_edge_litert.schema_py_generated", needed_for="writing a .tflite file")
+        self.flatbuffers = require("flatbuffers", needed_for="writing a .tflite file")
+        self.graph = graph
+        self.buffers: list[Array | None] = [None]
+        self.buffer_index: dict[tuple[bytes, str], int] = {}
+        self.tensors: dict[Tensor, int] = {}
+        self.codes: dict[tuple[str, int], int] = {}
+        self.names: set[str] = set()
+        self.table: list[Any] = []
+
+    def bytes(self, description: str) -> bytes:
+        s = self.schema
+        for port in (*self.graph.inputs, *self.graph.outputs):
+            self._tensor(port.tensor, name=port.name)
+        operators = [self._operator(op) for op in self.graph.operators]
+        subgraph = s.SubGraphT(
+            tensors=self.table,
+            inputs=_int32([self.tensors[port.tensor] for port in self.graph.inputs]),
+            outputs=_int32([self.tensors[port.tensor] for port in self.graph.outputs]),
+            operators=operators,
+            name="main",
+        )
+        model = s.ModelT(
+            version=3,
+            operatorCodes=[self._code(kind, version) for kind, version in self.codes],
+            subgraphs=[subgraph],
+            description=description,
+            buffers=[_AlignedBuffer(s, data) for data in self.buffers],
+            signatureDefs=[self._signature()],
+        )
+        total = sum(data.nbytes for data in self.buffers if data is not None)
+        if total > _LIMIT_BYTES:
+            raise Unsupported(
+                f"the constants take {total} bytes, a .tflite file holds at most {_LIMIT_BYTES}",
+                hint="use precision float16 or int8",
+            )
+        builder = self.flatbuffers.Builder(1024 + total)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    def _signature(self) -> Any:
+        def maps(ports: list[Port]) -> list[Any]:
+            return [self.schema.TensorMapT(name=p.name, tensorIndex=self.tensors[p.tensor]) for p in ports]
+
+        return self.schema.SignatureDefT(
+            inputs=maps(self.graph.inputs),
+            outputs=maps(self.graph.outputs),
+            signatureKey=SIGNATURE,
+            subgraphIndex=0,
+        )
+
+    def _code(self, kind: str, version: int) -> Any:
+        code = getattr(self.schema.BuiltinOperator, kind)
+        return self.schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version)
+
+    def _operator(self, op: Operator) -> Any:
+        key = (op.kind, operator_version(op))
+        table = _OPTION_TABLES.get(op.kind)
+        options = self._options(table, op.options) if table else None
+        return self.schema.OperatorT(
+            opcodeIndex=self.codes.setdefault(key, len(self.codes)),
+            inputs=_int32([-1 if t is None else self._tensor(t) for t in op.inputs]),
+            outputs=_int32([self._tensor(t) for t in op.outputs]),
+            builtinOptionsType=getattr(self.schema.BuiltinOptions, table) if table else 0,
+            builtinOptions=options,
+        )
+
+    def _options(self, table: str, options: Any) -> Any:
+        result = getattr(self.schema, f"{table}T")()
+        for name, value in options.items():
+            words = name.split("_")
+            attribute = words[0] + "".join(word.capitalize() for word in words[1:])
+            if not hasattr(result, attribute):
+                raise AttributeError(f"{table} has no field {attribute!r}")
+            setattr(result, attribute, self._option(name, value))
+        return result
+
+    def _option(self, name: str, value: OptionValue) -> Any:
+        if isinstance(value, tuple):
+            return _int32(value)
+        if isinstance(value, str):
+            member = value.upper() if _ENUMS[name] == "TensorType" else value
+            return getattr(getattr(self.schema, _ENUMS[name]), member)
+        return value
+
+    def _tensor(self, tensor: Tensor, *, name: str = "") -> int:
+        if tensor in self.tensors:
+            return self.tensors[tensor]
+        index = self.tensors[tensor] = len(self.table)
+        self.table.append(
+            self.schema.TensorT(
+                shape=_int32(tensor.shape),
+                type=getattr(self.schema.TensorType, tensor.dtype.upper()),
+                buffer=0 if tensor.data is None else self._buffer(tensor.data),
+                name=self._name(name or tensor.name, tensor.dtype),
+                quantization=self._quantization(tensor),
+                hasRank=True,
+            )
+        )
+        return index
+
+    def _name(self, base: str, dtype: str) -> str:
+        """The first free one of NAME, NAME:dtype, NAME:dtype:2, …"""
+        name, number = base, 1
+        while name in self.names:
+            name = f"{base}:{dtype}" + (f":{number}" if number > 1 else "")
+            number += 1
+        self.names.add(name)
+        return name
+
+    def _quantization(self, tensor: Tensor) -> Any:
+        if tensor.quant is None:
+            return None
+        count = len(tensor.quant.scales)
+        return self.schema.QuantizationParametersT(
+            scale=np.asarray(tensor.quant.scales, np.float32),
+            zeroPoint=np.full(count, tensor.quant.zero_point, np.int64),
+            quantizedDimension=tensor.quant.axis,
+        )
+
+    def _buffer(self, data: Array) -> int:
+        if data.size == 0:
+            return 0
+        key = (data.tobytes(), data.dtype.str)
+        if key not in self.buffer_index:
+            self.buffer_index[key] = len(self.buffers)
+            self.buffers.append(data)
+        return self.buffer_index[key]
+
+
+class _AlignedBuffer:
+    """A Buffer table whose bytes lie on 16; the generated class packs them unaligned."""
+
+    def __init__(self, schema: Any, data: Array | None) -> None:
+        self.schema = schema
+        self.data = data
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802 - the name the generated classes call
+        offset = None
+        if self.data is not None:
+            raw = np.ascontiguousarray(self.data).tobytes()
+            builder.StartVector(1, len(raw), _ALIGNMENT)
+            builder.head = builder.head - len(raw)
+            builder.Bytes[builder.head : builder.head + len(raw)] = raw
+            offset = builder.EndVector()
+        self.schema.BufferStart(builder)
+        if offset is not None:
+            self.schema.BufferAddData(builder, offset)
+        return self.schema.BufferEnd(builder)
+
+
+def _int32(values: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    return np.asarray(values, np.int32).ravel()
