@@ -48,7 +48,7 @@ def judge(report: Report, budgets: Budgets, allow_refused: Collection[str] = ())
     elif not failed and not any(entry.verdict == "pass" for entry in artifacts):
         failed = limited
         reasons.append("no artifact was proven to keep the budgets" if limited else "no artifact was judged")
-    elif not limited:
+    elif not failed and not limited:
         reasons.append("no budget was set")
     return replace(
         report, artifacts=artifacts, verdict="fail" if failed else "pass", verdict_reasons=tuple(reasons)
