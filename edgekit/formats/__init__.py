@@ -13,6 +13,9 @@ from edgekit.errors import UsageError
 __all__ = ["detect", "digest_source", "require_trust", "split_factory"]
 
 _ALLOWED = "an ONNX file (.onnx), module.py:factory, a torch.export archive (.pt2) or TorchScript (.pt, .ts)"
+_TORCH_SUFFIXES = (
+    ".bin", ".ckpt", ".jit", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts",
+)  # fmt: skip
 _CAN_RUN_CODE: dict[ModelFormat, str] = {
     "torchscript": "a TorchScript file",
     "torch-export": "a torch.export archive (.pt2)",
@@ -47,7 +50,7 @@ def detect(source: str) -> ModelFormat:
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return "onnx"
-    if suffix in (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".bin", ".pkl", ".safetensors"):
+    if suffix in _TORCH_SUFFIXES:
         return _torch_file(path)
     raise UsageError(f"edgekit reads no {suffix or 'such'!r} files", where=source, hint=f"give {_ALLOWED}")
 

@@ -32,6 +32,9 @@ def load_onnx(path: Path) -> ModelProto:
     _bring_external_data(model, path)
     _sort_nodes(model.graph)
     _check_operators(model, path)
+    if any(not v.type.tensor_type.HasField("shape") for v in model.graph.output):
+        # Runtimes take an output without a shape; the checker does not.
+        model = onnx.shape_inference.infer_shapes(model)
     try:
         onnx.checker.check_model(model, full_check=False)
     except onnx.checker.ValidationError as err:

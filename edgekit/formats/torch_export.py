@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,12 +59,12 @@ def _input_sets(example: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Ten
     torch = require("torch")
     generator = torch.Generator().manual_seed(1)
 
-    def mirrored(t: torch.Tensor) -> Any:
+    def mirrored(t: Any) -> Any:
         if t.dtype.is_floating_point:
             return -t
         return ~t if t.dtype == torch.bool else t.flip(-1) if t.ndim else t
 
-    def other(t: torch.Tensor) -> Any:
+    def other(t: Any) -> Any:
         if t.dtype.is_floating_point:
             return (3 * torch.randn(t.shape, generator=generator)).to(t.dtype)
         if t.dtype == torch.bool:
@@ -131,14 +133,14 @@ def _write(
         raise Unsupported(refusal, where=model)
     try:
         if exporter == "legacy":
-            return [_legacy(source, outputs, path)]
+            # A script cannot be called inside the trace of a wrapper; it is exported as it is.
+            module = source.module if kind == "torchscript" else _wrapped(source)
+            return [_legacy(module, source, outputs, path)]
         return [_dynamo(source, outputs, path, kind)]
     except Exception as err:  # the exporters raise anything; the border where it becomes a typed refusal
-        text = " ".join(line.strip() for line in _plain(str(err)).splitlines() if line.strip())
+        traceback.print_exc()
         raise Unsupported(
-            f"PyTorch's {exporter} exporter failed",
-            where=model,
-            reasons=[Reason(why=f"{type(err).__name__}: {text[:600]}")],
+            f"PyTorch's {exporter} exporter failed", where=model, reasons=[Reason(why=_cause(err))]
         ) from err
 
 
@@ -158,13 +160,13 @@ def _wrapped(source: TorchSource) -> Any:
     return Flat().eval()
 
 
-def _legacy(source: TorchSource, outputs: list[str], path: Path) -> str:
+def _legacy(module: Any, source: TorchSource, outputs: list[str], path: Path) -> str:
     torch = require("torch")
     failure: Exception | None = None
     for opset in _LEGACY_OPSETS:
         try:
             torch.onnx.export(
-                _wrapped(source),
+                module,
                 tuple(source.inputs.values()),
                 str(path),
                 dynamo=False,
@@ -198,8 +200,8 @@ def _dynamo(source: TorchSource, outputs: list[str], path: Path, kind: ModelForm
     return "exported by PyTorch's dynamo exporter"
 
 
-def _plain(text: str) -> str:
-    """Text without terminal colours."""
-    import re
-
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+def _cause(err: BaseException) -> str:
+    """What an exporter says, in one line: without colours and without its advice on filing reports."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(err))
+    text = text.rpartition("## Exception summary")[2]
+    return f"{type(err).__name__}: {' '.join(text.split())[:400]}"

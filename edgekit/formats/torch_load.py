@@ -7,7 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,9 +172,31 @@ def _load_exported(options: SourceOptions) -> TorchSource:
             hint="export with plain tensors as inputs: torch.export.export(module, (tensor, ...))",
         )
     parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
-    inputs = _named_inputs(parameters, dict(zip(names, tensors, strict=True)), options)
+    examples = dict(zip(names, tensors, strict=True))
+    shapes, notes = _shapes_of_open_dimensions(program, examples, options)
+    inputs = _named_inputs(parameters, examples, replace(options, shapes=shapes))
     keywords = frozenset(names[len(args) :])
-    return TorchSource(module=program, call=program.module(), inputs=inputs, by_keyword=keywords)
+    return TorchSource(
+        module=program, call=program.module(), inputs=inputs, by_keyword=keywords, notes=tuple(notes)
+    )
+
+
+def _shapes_of_open_dimensions(
+    program: Any, examples: Mapping[str, torch.Tensor], options: SourceOptions
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """The shapes asked for; for other inputs with dynamic dimensions 1 for the first, else the example's."""
+    shapes, notes = dict(options.shapes), []
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in examples or node.name in shapes:
+            continue
+        sizes = list(examples[node.name].shape)
+        dynamic = [i for i, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)]
+        for i in dynamic:
+            sizes[i] = 1 if i == 0 else sizes[i]
+            notes.append(f"dimension {i} of the input {node.name!r} was dynamic and is fixed to {sizes[i]}")
+        if dynamic:
+            shapes[node.name] = tuple(sizes)
+    return shapes, notes
 
 
 def _parameters(forward: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -207,8 +229,7 @@ def _named_inputs(
         raise UsageError(
             f"the shape of the input(s) {', '.join(map(repr, missing))} is not known",
             where=options.model,
-            hint=" ".join(f"--shape {n}=1,3,224,224" for n in missing)
-            + ", or let the factory return (module, example inputs)",
+            hint="give it, for example " + " ".join(f"--shape {n}=1,3,224,224" for n in missing),
         )
     inputs = {}
     for name in [*allowed, *(n for n in given if n not in allowed)]:

@@ -17,6 +17,7 @@ from edgekit.graph import (
     drop_identity,
     fix_shapes,
     fold_batchnorm,
+    fold_constants,
     infer_shapes,
     inline_functions,
     lift_constants,
@@ -54,7 +55,8 @@ def finish(source: str, out: str) -> dict[str, Any]:
     signature as JSON. Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes.
     """
     onnx = require("onnx")
-    model = _tidied(onnx.load(source))
+    model = fold_constants.apply(_tidied(onnx.load(source))).model
+    model = _tidied(model)
     model = fold_batchnorm.apply(model).model
     model = _tidied(strip_metadata.apply(model).model)
     reasons = infer_shapes.unknown_shapes(model)

@@ -136,9 +136,10 @@ def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
 def _clear_derived(model: ModelProto) -> None:
     del model.graph.value_info[:]
     for value in model.graph.output:
-        dims = dimensions(value)
-        if dims is not None and not all(isinstance(d, int) for d in dims):
-            value.type.tensor_type.ClearField("shape")
+        dims = dimensions(value) or ()
+        for i, dim in enumerate(dims):
+            if not isinstance(dim, int):
+                value.type.tensor_type.shape.dim[i].Clear()
 
 
 def _shown(dims: tuple[int | str, ...]) -> str:

@@ -56,8 +56,8 @@ def _fold(norm: NodeProto, graph: GraphProto) -> bool:
         alpha, beta = attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)
     else:
         alpha, beta = 1.0, 1.0
-    bias = values[bias_name].astype(np.float64) * beta if bias_name else np.float64(0.0)
-    if layer.op_type == "Gemm" and np.ndim(bias) == 2 and np.shape(bias)[0] != 1:
+    bias: NDArray[np.float64] = values[bias_name].astype(np.float64) * beta if bias_name else np.zeros(1)
+    if bias.size not in (1, len(factor)) or bias.shape[-1:] not in ((), (1,), (len(factor),)):
         return False  # a bias of its own for each row of the batch
     new_weight = weight.astype(np.float64) * alpha * factor.reshape(shape)
     new_bias = np.broadcast_to((bias - mean) * factor + shift, (1, len(factor))).reshape(-1)

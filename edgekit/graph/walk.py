@@ -23,6 +23,8 @@ __all__ = [
     "subgraphs",
 ]
 
+_NO_NAME = {"?": "", "-1": "", "None": ""}  # what exporters write for a dimension without a name
+
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in a node's attributes (If, Loop, Scan)."""
@@ -94,10 +96,11 @@ def constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
 def dimensions(value: ValueInfoProto) -> tuple[int | str, ...] | None:
     """The shape of a tensor: an int for a fixed dimension, a name ("" without one) for a dynamic one.
 
-    A size below 1 counts as dynamic: several exporters write -1 or 0 for it. None when the file does not even
-    give the rank.
+    A size below 1 counts as dynamic: several exporters write -1 or 0 for it, and "?" where they have no name.
+    None when the file does not even give the rank.
     """
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         return None
-    return tuple(d.dim_value if d.dim_value > 0 else d.dim_param for d in kind.shape.dim)
+    names = (_NO_NAME.get(d.dim_param, d.dim_param) for d in kind.shape.dim)
+    return tuple(d.dim_value if d.dim_value > 0 else n for d, n in zip(kind.shape.dim, names, strict=True))
