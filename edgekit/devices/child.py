@@ -38,7 +38,8 @@ def death(code: int, *, label: str, log: Path, command: str) -> StepError:
     elif code == -signal.SIGABRT and any(word in last for word in _OUT_OF_MEMORY):
         kind, what = "out_of_memory", "aborted because an allocation failed"
     elif code < 0:
-        kind, what = "crashed", f"crashed with {signal.Signals(-code).name}"
+        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+        kind, what = "crashed", f"crashed with {name}"
     else:
         kind, what = "failed", f"ended with exit status {code}"
     if kind == "failed" and last:

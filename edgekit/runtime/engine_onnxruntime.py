@@ -67,7 +67,10 @@ class OnnxRuntimeEngine:
         return results
 
     def layers(self) -> list[Layer]:
-        """The kernels of one profiled run on zeros, in a second session with the same options."""
+        """The kernels of one profiled run on zeros, in a second session with the same options.
+
+        A kernel that ran on another provider than the first one asked for carries that provider's name.
+        """
         with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
             options = self._options()
             options.enable_profiling = True
@@ -76,7 +79,7 @@ class OnnxRuntimeEngine:
             session.run(self._outputs, {t.engine_name: _zeros(t) for t in self._manifest.inputs})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         return [
-            _layer(event)
+            _layer(event, self._providers[0])
             for event in events
             if event.get("cat") == "Node" and event["name"].endswith(_PROFILE_SUFFIX)
         ]
@@ -175,7 +178,7 @@ def _zeros(tensor: TensorIO) -> NDArray[Any]:
     return np.zeros([d if isinstance(d, int) else 1 for d in tensor.shape], dtype=tensor.dtype)
 
 
-def _layer(event: dict[str, Any]) -> Layer:
+def _layer(event: dict[str, Any], asked: str) -> Layer:
     arguments = event["args"]
     op = arguments["op_name"]
     name = event["name"].removesuffix(_PROFILE_SUFFIX)
@@ -183,7 +186,10 @@ def _layer(event: dict[str, Any]) -> Layer:
     # Integer kernels read float scales beside their integers, so their types alone would mislead.
     integer = op in _INTEGER_MATRIX or op.startswith("QLinear")
     compute: Compute = "int8" if integer else widest(types)
-    return Layer(name=name, op=op, compute=compute, matrix=op in _INTEGER_MATRIX or op in _FLOAT_MATRIX)
+    matrix = op in _INTEGER_MATRIX or op in _FLOAT_MATRIX
+    provider = arguments.get("provider", asked)
+    shown = op if provider == asked else f"{op} on {provider}"
+    return Layer(name=name, op=shown, compute=compute, matrix=matrix)
 
 
 def _kinds(arguments: dict[str, Any], side: str) -> list[str]:

@@ -17,6 +17,8 @@ from edgekit.runtime.manifest import MANIFEST_NAME, Manifest, TensorIO, read_man
 
 __all__ = ["IoMode", "Layout", "Session", "find_artifact"]
 
+_QUANTIZED = ("int8", "uint8", "int16", "uint16")
+
 IoMode = Literal["float", "native"]
 Layout = Literal["artifact", "source"]
 
@@ -52,6 +54,7 @@ class Session:
         self._outputs = [_Port.of(tensor, io, layout) for tensor in self.manifest.outputs]
         self.inputs: tuple[TensorIO, ...] = tuple(port.seen for port in self._inputs)
         self.outputs: tuple[TensorIO, ...] = tuple(port.seen for port in self._outputs)
+        self._dynamic = any(port.dynamic for port in self._inputs)
         self._engine: Engine | None = self._open(threads)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -70,7 +73,7 @@ class Session:
         for port in self._inputs:
             if not port.takes(inputs.get(port.seen.name)):
                 raise self._bad_inputs(inputs)
-        if len(inputs) != len(self._inputs) or not self._dynamic_agree(inputs):
+        if len(inputs) != len(self._inputs) or (self._dynamic and not self._dynamic_agree(inputs)):
             raise self._bad_inputs(inputs)
         return [port.to_engine(inputs[port.seen.name], self._where) for port in self._inputs]
 
@@ -152,10 +155,18 @@ class _Port:
     inverse: tuple[int, ...]
     scale: np.float32 | None
     zero_point: np.float32
+    lowest: np.float32
+    highest: np.float32
 
     @classmethod
     def of(cls, tensor: TensorIO, io: IoMode, layout: Layout) -> _Port:
         quantized = io == "float" and tensor.scale > 0
+        if quantized and tensor.dtype not in _QUANTIZED:
+            raise UsageError(
+                f"the manifest gives {tensor.name!r} a scale but the dtype {tensor.dtype!r}",
+                hint=f"one of {', '.join(_QUANTIZED)} can have a scale; convert again",
+            )
+        limits = np.iinfo(tensor.dtype) if quantized else np.iinfo(np.int8)
         axes = tensor.axes if layout == "source" else ()
         inverse = tuple(int(i) for i in np.argsort(axes)) if axes else ()
         seen = tensor
@@ -173,6 +184,8 @@ class _Port:
             inverse=inverse,
             scale=np.float32(tensor.scale) if quantized else None,
             zero_point=np.float32(tensor.zero_point),
+            lowest=np.float32(limits.min),
+            highest=np.float32(limits.max),
         )
 
     def takes(self, array: NDArray[Any] | None) -> bool:
@@ -200,10 +213,11 @@ class _Port:
         if self.axes:
             array = array.transpose(self.axes)
         if self.scale is not None:
-            limits = np.iinfo(self.engine_dtype)
-            steps = np.rint(array / self.scale)
+            steps = np.asarray(array / self.scale)
+            np.rint(steps, out=steps)
             steps += self.zero_point
-            np.clip(steps, limits.min, limits.max, out=steps)
+            np.minimum(steps, self.highest, out=steps)  # np.clip has twice the overhead of these two
+            np.maximum(steps, self.lowest, out=steps)
             try:
                 with np.errstate(invalid="raise"):
                     array = steps.astype(self.engine_dtype)

@@ -106,7 +106,7 @@ def come_to_rest(limit_s: float = 0.25) -> None:
     """Wait until the engine's threads sleep, at most `limit_s`.
 
     The threads of a pool spin for a while after a run (40 ms of a core in ONNX Runtime) and would disturb
-    whoever is timed next. Resting is: under a sixth of one core, twice over 3 ms (a thread that spins may have
+    whoever is timed next. Resting is: under a sixth of one core, twice over 3 ms (a spinning thread may have
     had no core once).
     """
     end = time.perf_counter() + limit_s

@@ -66,6 +66,19 @@ def test_onnx_runtime_names_integer_kernels_and_their_nodes(tmp_path, quantized)
     assert [(layer.compute, layer.matrix) for layer in quantize] == [("float32", False)]
 
 
+def test_a_kernel_on_another_provider_than_the_one_asked_for_says_so(tmp_path):
+    models.need("onnx", "onnxruntime")
+    import onnxruntime
+
+    first = "AzureExecutionProvider"  # it takes no nodes: everything falls to the next provider
+    if first not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {first}")
+    options = {"providers": f"{first}, CPUExecutionProvider"}
+    layers = _layers(tmp_path, "onnxruntime", models.float_network(), options)
+    assert {layer.op.partition(" ")[2] for layer in layers} == {"on CPUExecutionProvider"}
+    assert _matrix(layers) == ["float32"] * 3
+
+
 def test_onnx_runtime_dynamic_quantization_counts_as_integer(tmp_path):
     models.need("onnx", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic

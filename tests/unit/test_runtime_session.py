@@ -90,6 +90,34 @@ def test_quantizing_agrees_with_onnx_runtime_bit_for_bit(tflite):
             np.testing.assert_array_equal(prepared, reference.run(None, {"x": _image(seed)})[0])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_a_scale_belongs_to_a_small_integer(tmp_path, dtype):
+    image = models.tensor("image", dtype, (1, 8), scale=0.1)
+    folder = models.put_artifact(tmp_path, "tflite", b"", (image,), models.LOGITS)
+    with pytest.raises(UsageError, match=f"'image' a scale but the dtype '{dtype}'"):
+        Session(folder)
+
+
+def test_a_quantized_scalar_stays_a_scalar(tmp_path):
+    models.need("onnx", "onnxruntime")
+    import onnx
+
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT8, [])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT8, [])],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    content = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    inputs, outputs = ((models.tensor(n, "int8", (), scale=0.5, zero_point=1),) for n in "xy")
+    folder = models.put_artifact(tmp_path, "onnxruntime", content, inputs, outputs)
+    with Session(folder) as session:
+        result = session.run({"x": np.array(2.25, np.float32)})["y"]
+    assert result.shape == ()
+    assert result == 2.0
+
+
 def test_nan_in_a_quantized_input_is_refused(tflite):
     image = _image()
     image[0, 3, 3, 1] = np.nan
