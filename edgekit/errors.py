@@ -30,7 +30,7 @@ __all__ = [
     "nearest",
 ]
 
-StepFailure = Literal["failed", "crashed", "timed_out", "out_of_memory"]
+StepFailure = Literal["failed", "crashed", "timed_out", "out_of_memory", "disk_full"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ def disk_full_named(path: Path) -> Iterator[None]:
             raise
         raise StepError(
             f"no space left on the disk while writing {str(path)!r}",
+            kind="disk_full",
             hint="free some space or choose another place with -o; nothing half-written was left",
         ) from err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -156,10 +157,11 @@ class Recipe:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; relative paths in it are taken from the recipe's own folder."""
     recipe = decode_toml(Recipe, path)
-    base = path.resolve().parent
+    base = path.parent
 
     def located(text: str) -> str:
-        return str(base / text) if text and (base / text.partition(":")[0]).exists() else text
+        found = text and (base / text.partition(":")[0]).exists()
+        return os.path.normpath(base / text) if found else text
 
     def data(source: DataSource) -> DataSource:
         return replace(source, path=located(source.path), preprocessing=located(source.preprocessing))
@@ -169,7 +171,7 @@ def load_recipe(path: Path) -> Recipe:
     return replace(
         recipe,
         source=source,
-        output=str(base / recipe.output),
+        output=os.path.normpath(base / recipe.output),
         calibration=calibration and replace(calibration, data=data(calibration.data)),
         validation=validation and replace(validation, data=data(validation.data)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ def benchmark(
     example = load_arrays(out / EXAMPLE)
     finished: dict[str, ArtifactReport] = {}
     label = "benchmark"
+    started = time.perf_counter()
     on_event(Event(step=label, state="start"))
     with ExitStack() as stack:
         workers, inputs = _start(out, report, options, deadline_s, stack, finished, example)
@@ -57,7 +59,7 @@ def benchmark(
             finished[name] = replace(entry, status="failed", reasons=(str(failures[name]),))
         elif name in times:
             finished[name] = _measured(entry, times, memory, options)
-    on_event(Event(step=label, state="done"))
+    on_event(Event(step=label, state="done", seconds=time.perf_counter() - started))
     source = report.source
     if SOURCE in times:
         source = replace(

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgekit.core.files import write_json
+from edgekit.core.files import disk_full_named, write_json
 from edgekit.errors import EdgekitError, StepError
 
 __all__ = ["main"]
@@ -23,9 +23,11 @@ def main(request: str, result: str) -> None:
     """Run the requested function and write its value, or its error, as JSON."""
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
     module, _, name = asked["function"].partition(":")
+    place = asked["arguments"].get("out", result)
     answer: dict[str, Any]
     try:
-        answer = {"value": getattr(import_module(module), name)(**asked["arguments"])}
+        with disk_full_named(Path(place[0] if isinstance(place, list) else place)):
+            answer = {"value": getattr(import_module(module), name)(**asked["arguments"])}
     except EdgekitError as err:
         answer = {"error": err.to_json()}
     except MemoryError:

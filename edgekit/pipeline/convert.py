@@ -254,6 +254,8 @@ def _make(
         reasons = err.reasons or (Reason(why=err.message, hint=err.hint),)
         return replace(entry, status="refused", reasons=tuple(str(r) for r in reasons))
     except EdgekitError as err:
+        if isinstance(err, StepError) and err.kind == "disk_full":
+            raise  # the next target would meet the same disk
         return replace(entry, status="failed", reasons=(str(err),))
     entry = replace(
         entry,
@@ -280,12 +282,13 @@ def _check(
     except EdgekitError as err:
         return replace(entry, status="failed", reasons=(str(err),))
     integer = [layer for layer in matrix if layer.compute.startswith("int")]
+    in_float = [layer.name for layer in matrix if layer not in integer]
     return replace(
         entry,
         integer_ops=len(integer),
         total_ops=len(matrix),
         integer_share=len(integer) / len(matrix) if matrix else None,
-        float_nodes=tuple(layer.name for layer in matrix if layer not in integer),
+        float_nodes=tuple(in_float) if entry.precision == "int8" else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -61,6 +62,7 @@ def validate(
     judged = _judged_output(signature, options.output)
     samples = open_samples(options.data, signature, need_labels=options.metric not in ERROR_METRICS)
     label = f"validate on {samples.count} samples"
+    started = time.perf_counter()
     on_event(Event(step=label, state="start", total=samples.count))
     finished: dict[tuple[str, str], ArtifactReport] = {}
     with ExitStack() as stack:
@@ -72,7 +74,7 @@ def validate(
         source_outputs, labels = _run_all(source, trials, samples, judged, label, on_event, finished)
         for trial in trials:
             finished[_key(trial.entry)] = _judged(trial, options.metric, source_outputs, labels)
-    on_event(Event(step=label, state="done", done=samples.count, total=samples.count))
+    on_event(Event(step=label, state="done", seconds=time.perf_counter() - started))
     entries = tuple(finished.get(_key(e), e) for e in report.artifacts)
     scores = [e.accuracy.source for e in entries if e.accuracy is not None]
     return replace(
