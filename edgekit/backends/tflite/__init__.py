@@ -1,12 +1,12 @@
 """The LiteRT (TensorFlow Lite) backend: an ONNX graph, float or QDQ, becomes a .tflite file.
 
-    onnx_graph   reads the ONNX file: static shapes, folded constants, quantizers
-    plan         decides what runs in integers and which activation is fused
-    lowering/    one small function an operator; the table is `lowering.OPERATORS`
-    layout       moves and cancels the transposes around the channels-last kernels
-    cleanup      merges reshapes, drops what is dead, stores weights in half precision
-    checks       what LiteRT would get wrong in silence is an error here
-    writer       the flatbuffer
+onnx_graph   reads the ONNX file: static shapes, folded constants, quantizers
+plan         decides what runs in integers and which activation is fused
+lowering/    one small function an operator; the table is `lowering.OPERATORS`
+layout       moves and cancels the transposes around the channels-last kernels
+cleanup      merges reshapes, drops what is dead, stores weights in half precision
+checks       what LiteRT would get wrong in silence is an error here
+writer       the flatbuffer
 """
 
 from edgekit.backends.tflite.backend import lower, why_not

@@ -7,7 +7,13 @@ from pathlib import Path
 from edgekit.backends import refusal
 from edgekit.backends.tflite.builder import Builder
 from edgekit.backends.tflite.checks import check_graph
-from edgekit.backends.tflite.cleanup import drop_dead, half_weights, merge_reshapes, separate_ports
+from edgekit.backends.tflite.cleanup import (
+    drop_dead,
+    half_weights,
+    merge_reshapes,
+    separate_ports,
+    transpose_codes,
+)
 from edgekit.backends.tflite.ir import Graph, Operator, Port, Tensor
 from edgekit.backends.tflite.layout import move_transposes
 from edgekit.backends.tflite.lowering import OPERATORS
@@ -45,8 +51,8 @@ def lower(
 ) -> Artifact:
     """Write `out/model.tflite` and its manifest.
 
-    `model` is an ONNX file with static shapes: the float graph for float32 and float16, the QDQ graph for int8,
-    whose scales and zero points are those of the file. With `quantized_io` the inputs and outputs that have a
+    `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 the QDQ graph,
+    whose scales and zero points are those of the file. With `quantized_io` inputs and outputs that have a
     quantizer are int8. Raises `Unsupported` with every reason found.
     """
     reasons = refusal(target, precision)
@@ -94,6 +100,7 @@ def build_graph(
     drop_dead(graph)
     move_transposes(graph)
     drop_dead(graph)
+    transpose_codes(graph)
     merge_reshapes(graph)
     drop_dead(graph)
     separate_ports(graph)
@@ -101,7 +108,7 @@ def build_graph(
 
 
 def _channels_last_ports(graph: Graph) -> None:
-    """Before: ports of four dimensions as (N, C, H, W). After: (N, H, W, C), with a TRANSPOSE behind or before."""
+    """Before: ports of four dimensions as (N, C, H, W). After: (N, H, W, C), a TRANSPOSE behind or before."""
     first = []
     for port in graph.inputs:
         if len(port.tensor.shape) == 4:

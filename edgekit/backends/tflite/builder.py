@@ -22,7 +22,9 @@ class Builder:
     that is known in quantized form.
     """
 
-    def __init__(self, source: OnnxGraph, table: Mapping[str, Lowering], *, quantized_io: bool = False) -> None:
+    def __init__(
+        self, source: OnnxGraph, table: Mapping[str, Lowering], *, quantized_io: bool = False
+    ) -> None:
         self.source = source
         self.table = table
         self.quantized_io = quantized_io
@@ -52,7 +54,9 @@ class Builder:
             tensor = Tensor(name=name, shape=shape, dtype=dtype)
             self.values[name] = tensor
         if dtype not in DTYPES:
-            self.reasons.append(Reason(why=f"the input {name!r} is {dtype}; LiteRT here takes {', '.join(DTYPES)}"))
+            self.reasons.append(
+                Reason(why=f"the input {name!r} is {dtype}; LiteRT here takes {', '.join(DTYPES)}")
+            )
         self.graph.inputs.append(Port(name=name, tensor=tensor))
 
     def _step(self, step: Step) -> None:
@@ -71,7 +75,9 @@ class Builder:
         except Refusal as refusal:
             self.reasons.append(Reason(node=node.name, why=refusal.why, hint=refusal.hint))
         for name in step.outputs:  # a refused node leaves a stand-in: the nodes behind it are judged too
-            if name and not any(name in known for known in (self.values, self.integers, self.source.constants)):
+            if name and not any(
+                name in known for known in (self.values, self.integers, self.source.constants)
+            ):
                 shape, dtype = self.source.shapes[name], self.source.dtypes.get(name, "float32")
                 self.values[name] = Tensor(name=name, shape=shape, dtype=dtype)
 
@@ -81,7 +87,9 @@ class Builder:
                 dtype = self.source.dtypes[name]
                 raise Refusal(f"{name!r} is {dtype}", f"LiteRT here takes {', '.join(DTYPES)}")
             if name and len(self.source.shapes.get(name, ())) > MAX_RANK:
-                raise Refusal(f"{name!r} has {len(self.source.shapes[name])} dimensions, the limit is {MAX_RANK}")
+                raise Refusal(
+                    f"{name!r} has {len(self.source.shapes[name])} dimensions, the limit is {MAX_RANK}"
+                )
 
     def _quantize(self, step: Step) -> None:
         name, result = step.node.inputs[0], step.node.outputs[0]
@@ -135,7 +143,9 @@ class Builder:
     ) -> None:
         """Append an operator."""
         self.graph.operators.append(
-            Operator(kind=kind, inputs=list(inputs), outputs=list(outputs), options=options or {}, origin=origin)
+            Operator(
+                kind=kind, inputs=list(inputs), outputs=list(outputs), options=options or {}, origin=origin
+            )
         )
 
 

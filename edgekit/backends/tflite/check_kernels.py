@@ -12,8 +12,22 @@ __all__ = ["kernel_problems"]
 
 _WINDOWED = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D"))
 _SAME_DTYPE = frozenset(
-    "ADD SUB MUL DIV MAXIMUM MINIMUM CONCATENATION CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED BATCH_MATMUL MAX_POOL_2D "
-    "AVERAGE_POOL_2D POW".split()
+    (
+        "ADD",
+        "SUB",
+        "MUL",
+        "DIV",
+        "MAXIMUM",
+        "MINIMUM",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "BATCH_MATMUL",
+        "MAX_POOL_2D",
+        "AVERAGE_POOL_2D",
+        "POW",
+    )
 )
 
 

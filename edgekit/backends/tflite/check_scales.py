@@ -12,9 +12,30 @@ from edgekit.backends.tflite.lowering.rules import ADD_RATIO, MAX_REQUANTIZATION
 __all__ = ["scale_problems"]
 
 _SHARED = frozenset(
-    "AVERAGE_POOL_2D BROADCAST_TO CONCATENATION DEPTH_TO_SPACE GATHER MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD "
-    "PADV2 REDUCE_MAX REDUCE_MIN RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SELECT_V2 SLICE SPACE_TO_DEPTH "
-    "STRIDED_SLICE TRANSPOSE".split()
+    (
+        "AVERAGE_POOL_2D",
+        "BROADCAST_TO",
+        "CONCATENATION",
+        "DEPTH_TO_SPACE",
+        "GATHER",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MINIMUM",
+        "MIRROR_PAD",
+        "PACK",
+        "PAD",
+        "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "SELECT_V2",
+        "SLICE",
+        "SPACE_TO_DEPTH",
+        "STRIDED_SLICE",
+        "TRANSPOSE",
+    )
 )
 _FIXED = {
     "LOGISTIC": Quant(scales=(1 / 256,), zero_point=-128),

@@ -36,7 +36,8 @@ def check_graph(graph: Graph) -> None:
         problems.extend(f"{where}: tensor {tensor.name!r} {problem}" for problem in _tensor_problems(tensor))
     if problems:
         raise InternalError(
-            "the LiteRT graph breaks rules of the engine, which would answer wrongly:\n  - " + "\n  - ".join(problems),
+            "the LiteRT graph breaks rules of the engine, which would answer wrongly:\n  - "
+            + "\n  - ".join(problems),
             hint="nothing was written; please report this model as a defect of edgekit",
         )
 

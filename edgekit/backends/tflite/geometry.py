@@ -46,7 +46,8 @@ def windows(
     if valid and all((i - e) // s + 1 == o for i, e, s, o in zip(size, extent, strides, out, strict=True)):
         return Windows(padding="VALID")
     same = all(
-        o == -(-i // s) and b == t // 2 for i, o, s, b, t in zip(size, out, strides, begin, total, strict=True)
+        o == -(-i // s) and b == t // 2
+        for i, o, s, b, t in zip(size, out, strides, begin, total, strict=True)
     )
     if same:
         return Windows(padding="SAME")

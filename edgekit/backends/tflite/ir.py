@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Array", "Graph", "Operator", "OptionValue", "Port", "Quant", "Tensor", "size_of"]
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 OptionValue = int | float | bool | str | tuple[int, ...]
 
 
@@ -81,8 +81,8 @@ class Operator:
 class Port:
     """An input or output of the model.
 
-    `name` is the ONNX name; `axes` the permutation from the source's layout (artifact = source.transpose(axes)),
-    empty when the layout is the source's.
+    `name` is the ONNX name; `axes` the permutation from the source's layout (artifact is
+    source.transpose(axes)), empty when the layout is the source's.
     """
 
     name: str

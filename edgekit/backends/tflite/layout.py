@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Array, Graph, Operator, Tensor
+from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Tensor
 from edgekit.backends.tflite.layout_reshape import (
     flatten_readers,
     group_axes,
@@ -28,9 +28,51 @@ __all__ = ["ELEMENTWISE", "move_transposes"]
 Perm = tuple[int, ...]
 
 ELEMENTWISE = frozenset(
-    "ABS ADD CAST CEIL COS DEQUANTIZE DIV ELU EQUAL EXP FLOOR GELU GREATER GREATER_EQUAL HARD_SWISH LEAKY_RELU LESS "
-    "LESS_EQUAL LOG LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC MAXIMUM MINIMUM MUL NEG POW PRELU QUANTIZE RELU "
-    "RELU6 RELU_N1_TO_1 ROUND RSQRT SELECT_V2 SIGN SIN SQRT SQUARE SQUARED_DIFFERENCE SUB TANH".split()
+    (
+        "ABS",
+        "ADD",
+        "CAST",
+        "CEIL",
+        "COS",
+        "DEQUANTIZE",
+        "DIV",
+        "ELU",
+        "EQUAL",
+        "EXP",
+        "FLOOR",
+        "GELU",
+        "GREATER",
+        "GREATER_EQUAL",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LESS",
+        "LESS_EQUAL",
+        "LOG",
+        "LOGICAL_AND",
+        "LOGICAL_NOT",
+        "LOGICAL_OR",
+        "LOGISTIC",
+        "MAXIMUM",
+        "MINIMUM",
+        "MUL",
+        "NEG",
+        "POW",
+        "PRELU",
+        "QUANTIZE",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "ROUND",
+        "RSQRT",
+        "SELECT_V2",
+        "SIGN",
+        "SIN",
+        "SQRT",
+        "SQUARE",
+        "SQUARED_DIFFERENCE",
+        "SUB",
+        "TANH",
+    )
 )
 _LAST_AXIS = frozenset(("SOFTMAX", "LOG_SOFTMAX", "FULLY_CONNECTED"))
 _REDUCTIONS = frozenset(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"))
@@ -83,7 +125,9 @@ class _Mover:
         if (x, perm) not in self.made:
             result = Tensor(name=name or x.name, shape=permuted(x.shape, perm), dtype=x.dtype, quant=x.quant)
             axes = _vector(perm, f"{result.name}/perm")
-            self.operators.append(Operator(kind="TRANSPOSE", inputs=[x, axes], outputs=[result], origin=origin))
+            self.operators.append(
+                Operator(kind="TRANSPOSE", inputs=[x, axes], outputs=[result], origin=origin)
+            )
             self.source[result] = (x, perm)
             self.made[x, perm] = result
         return self.made[x, perm]
@@ -148,7 +192,7 @@ class _Mover:
             inputs.append(tensor if scalar else self._transposed(tensor, back, op.origin))
         op.inputs = inputs
         if remap_axis:
-            op.options = {**op.options, "axis": perm[int(op.options["axis"])]}  # type: ignore[arg-type]
+            op.options = {**op.options, "axis": perm[_int(op.options["axis"])]}
         self._finish(op, perm)
         return True
 
@@ -163,7 +207,8 @@ class _Mover:
         back = list(inverse(perm))
         rank = len(perm)
         parameters = [
-            t if t is None or not t.shape or t.data is None else _constant(t.data[back], t.name) for t in op.inputs[1:]
+            t if t is None or not t.shape or t.data is None else _constant(t.data[back], t.name)
+            for t in op.inputs[1:]
         ]
         if len(op.output.shape) != rank or any(t is not None and t.data is None for t in op.inputs[1:]):
             return False
@@ -173,7 +218,7 @@ class _Mover:
 
     def _strided_slice(self, op: Operator, y: Tensor, perm: Perm) -> bool:
         masks = {
-            name: sum(1 << axis for position, axis in enumerate(perm) if int(mask) >> position & 1)  # type: ignore[arg-type]
+            name: sum(1 << axis for position, axis in enumerate(perm) if _int(mask) >> position & 1)
             for name, mask in op.options.items()
         }
         op.options = masks
@@ -202,7 +247,7 @@ class _Mover:
         if len(op.output.shape) != len(perm):
             return False
         op.inputs = [y, op.inputs[1]]
-        op.options = {**op.options, "axis": perm[int(op.options["axis"])]}  # type: ignore[arg-type]
+        op.options = {**op.options, "axis": perm[_int(op.options["axis"])]}
         self._finish(op, perm)
         return True
 
@@ -251,6 +296,11 @@ class _Mover:
 def _present(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor
+
+
+def _int(value: OptionValue) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 def _ints(tensor: Tensor | None) -> tuple[int, ...]:

@@ -13,8 +13,25 @@ from edgekit.backends.tflite.op import inverse
 __all__ = ["flatten_readers", "group_axes", "moves_only_ones", "permute_columns"]
 
 _UNARY = frozenset(
-    "ABS DEQUANTIZE ELU EXP GELU HARD_SWISH LEAKY_RELU LOGISTIC NEG QUANTIZE RELU RELU6 RELU_N1_TO_1 RSQRT SQRT "
-    "SQUARE TANH".split()
+    (
+        "ABS",
+        "DEQUANTIZE",
+        "ELU",
+        "EXP",
+        "GELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LOGISTIC",
+        "NEG",
+        "QUANTIZE",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "RSQRT",
+        "SQRT",
+        "SQUARE",
+        "TANH",
+    )
 )
 
 
@@ -27,7 +44,7 @@ def moves_only_ones(shape: Sequence[int], perm: Sequence[int]) -> bool:
 def permute_columns(
     before: Sequence[int], after: Sequence[int], perm: Sequence[int]
 ) -> NDArray[np.intp] | None:
-    """For x = y.transpose(perm) of shape `before` flattened to `after` (N, K): the column of x for each of y's.
+    """For x = y.transpose(perm) of shape `before` flattened to `after` (N, K): each y column's column of x.
 
     None when the RESHAPE is not such a flattening.
     """
@@ -74,8 +91,9 @@ def _scalar_binary(op: Operator, value: Tensor) -> bool:
 def group_axes(
     before: Sequence[int], after: Sequence[int], perm: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """RESHAPE(y.transpose(perm)) as RESHAPE(y, shape).transpose(axes), when it only splits or merges axes that
-    lie side by side in y too. Returns (shape, axes), or None.
+    """RESHAPE(y.transpose(perm)) as RESHAPE(y, shape).transpose(axes).
+
+    Possible when it only splits or merges axes that lie side by side in y too. Returns (shape, axes) or None.
     """
     groups = _groups(before, after)
     if groups is None:

@@ -52,7 +52,7 @@ class OnnxGraph:
     writers: dict[str, Node] = field(default_factory=dict)
 
     def quantizer(self, node: Node) -> Quantizer | None:
-        """What a (de)quantizer node does, or None when its parameters are not constant or not 8 or 32 bits."""
+        """What a (de)quantizer does; None when its parameters are not constant, or not of 8 or 32 bits."""
         scale = self.constants.get(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else ""
         zero = self.constants.get(given) if given else None
@@ -108,7 +108,9 @@ def read_graph(path: Path) -> tuple[OnnxGraph | None, list[Reason]]:
         missing = [name for name in node.outputs if name and name not in result.shapes]
         if missing:
             why = f"the shape of {missing[0]!r}, output of {node.op_type}, is not static"
-            reasons.append(Reason(node=node.name, why=why, hint="fix the shapes of the inputs: --shape NAME=…"))
+            reasons.append(
+                Reason(node=node.name, why=why, hint="fix the shapes of the inputs: --shape NAME=…")
+            )
         result.nodes.append(node)
     _connect(result)
     return (None, reasons) if reasons else (result, [])
@@ -173,8 +175,11 @@ def _fold(node: Node, proto: Any, graph: OnnxGraph, opsets: Any, onnx: Any) -> d
     inputs = [name for name in dict.fromkeys(node.inputs) if name]
     outputs = [name for name in node.outputs if name]
     blank = onnx.ValueInfoProto
-    alone = onnx.helper.make_graph([proto], "fold", [blank(name=n) for n in inputs], [blank(name=n) for n in outputs])
-    evaluator = require("onnx.reference").ReferenceEvaluator(onnx.helper.make_model(alone, opset_imports=opsets))
+    alone = onnx.helper.make_graph(
+        [proto], "fold", [blank(name=n) for n in inputs], [blank(name=n) for n in outputs]
+    )
+    evaluator = require("onnx.reference").ReferenceEvaluator(
+        onnx.helper.make_model(alone, opset_imports=opsets)
+    )
     values = evaluator.run(outputs, {name: graph.constants[name] for name in inputs})
     return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
-

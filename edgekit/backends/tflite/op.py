@@ -126,7 +126,9 @@ class Op:
         values = self.constant(index)
         if values is None:
             name = self.node.inputs[index] if self.has(index) else f"#{index}"
-            raise Refusal(f"{self.node.op_type} with computed {name!r}", "make it constant: fix the input shapes")
+            raise Refusal(
+                f"{self.node.op_type} with computed {name!r}", "make it constant: fix the input shapes"
+            )
         return tuple(int(v) for v in values.ravel())
 
     # -- operands -----------------------------------------------------------------------------------------
@@ -159,7 +161,9 @@ class Op:
     def const(self, data: Array, quant: Quant | None = None, *, name: str = "") -> Tensor:
         """A constant tensor."""
         data = np.ascontiguousarray(data).reshape(np.shape(data))
-        return Tensor(name=name or f"{self.name}/const", shape=data.shape, dtype=str(data.dtype), data=data, quant=quant)
+        return Tensor(
+            name=name or f"{self.name}/const", shape=data.shape, dtype=str(data.dtype), data=data, quant=quant
+        )
 
     def indices(self, values: Sequence[int]) -> Tensor:
         """A constant int32 vector (axes, sizes, paddings)."""
@@ -227,7 +231,9 @@ class Op:
         """Declare `tensor` (in the source's layout) the value of output `index`."""
         name = self.step.outputs[index]
         if tensor.shape != self.out_shape(index):
-            raise AssertionError(f"{self.node.name}: lowered to shape {tensor.shape}, ONNX says {self.out_shape(index)}")
+            raise AssertionError(
+                f"{self.node.name}: lowered to shape {tensor.shape}, ONNX says {self.out_shape(index)}"
+            )
         if (pending := self.activation) != "NONE":
             tensor = self._activate(tensor, pending)
         if not self.integer:
@@ -244,7 +250,7 @@ class Op:
         return self._clip(tensor, *bounds)
 
     def _clip(self, codes: Tensor, low: float, high: float) -> Tensor:
-        """Clip codes in a float island: XNNPACK has no int8 clip, and requantizing to equal scales is exact."""
+        """Clip codes in a float island: XNNPACK has no int8 clip, requantizing to equal scales is exact."""
         shape = codes.shape
         value = self.emit("DEQUANTIZE", [codes], shape, dtype="float32")
         if low > -float("inf"):

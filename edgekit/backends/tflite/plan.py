@@ -16,7 +16,7 @@ from edgekit.backends.tflite.ir import Array, Quant
 from edgekit.backends.tflite.onnx_graph import Node, OnnxGraph
 
 if TYPE_CHECKING:
-    from edgekit.backends.tflite.builder import Op
+    from edgekit.backends.tflite.op import Op
 
 __all__ = ["Activation", "Lowering", "Site", "Step", "clip_bounds", "make_plan", "quant_after"]
 
@@ -123,7 +123,12 @@ def _decide(
         if quant is not None and _integer(site, lowering):
             activation, clip = _integer_activation(bounds, quant)
             step = Step(
-                node=node, outputs=partner.outputs, integer=True, quant=quant, activation=activation, clip=clip
+                node=node,
+                outputs=partner.outputs,
+                integer=True,
+                quant=quant,
+                activation=activation,
+                clip=clip,
             )
             return step, partner
         if bounds in _FLOAT_ACTIVATIONS:

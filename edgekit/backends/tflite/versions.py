@@ -1,20 +1,64 @@
 """The version of each builtin operator: the lowest that has what it uses.
 
-Source: LiteRT's operator versioning (tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc). The runtime
-only refuses versions that are too high for it, so the lowest right one loads in the most runtimes.
+Source: LiteRT's operator versioning (tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc).
+The runtime only refuses versions that are too high for it: the lowest right one loads in the most of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from edgekit.backends.tflite.ir import Operator, Tensor
 
 __all__ = ["operator_version"]
 
 _INT8_IS_2 = frozenset(
-    "ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION DEPTH_TO_SPACE EQUAL EXP GATHER GELU GREATER "
-    "GREATER_EQUAL LESS LESS_EQUAL LOG LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD NOT_EQUAL "
-    "PAD PADV2 REDUCE_MAX REDUCE_MIN REDUCE_PROD RELU RELU6 RSQRT SLICE SOFTMAX SPACE_TO_DEPTH SPLIT SPLIT_V SQRT "
-    "SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM TANH TRANSPOSE".split()
+    (
+        "ADD",
+        "ARG_MAX",
+        "ARG_MIN",
+        "AVERAGE_POOL_2D",
+        "BATCH_MATMUL",
+        "CONCATENATION",
+        "DEPTH_TO_SPACE",
+        "EQUAL",
+        "EXP",
+        "GATHER",
+        "GELU",
+        "GREATER",
+        "GREATER_EQUAL",
+        "LESS",
+        "LESS_EQUAL",
+        "LOG",
+        "LOGISTIC",
+        "LOG_SOFTMAX",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MINIMUM",
+        "MIRROR_PAD",
+        "NOT_EQUAL",
+        "PAD",
+        "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "REDUCE_PROD",
+        "RELU",
+        "RELU6",
+        "RSQRT",
+        "SLICE",
+        "SOFTMAX",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SPLIT_V",
+        "SQRT",
+        "SQUARED_DIFFERENCE",
+        "STRIDED_SLICE",
+        "SUB",
+        "SUM",
+        "TANH",
+        "TRANSPOSE",
+    )
 )
 _RANK_5 = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 4}
 _BROADCAST_5 = {"SUB": 3, "DIV": 2, "MAXIMUM": 3, "MINIMUM": 3}
@@ -25,7 +69,7 @@ _BOOL = {"GATHER": 3, "STRIDED_SLICE": 3, "TRANSPOSE": 3, "PAD": 5, "PADV2": 5}
 def operator_version(op: Operator) -> int:
     """The version this operator needs."""
     x = _first(op)
-    special = {
+    special: dict[str, Callable[[Operator], int]] = {
         "CONV_2D": _conv,
         "DEPTHWISE_CONV_2D": _depthwise,
         "FULLY_CONNECTED": _fully_connected,
@@ -38,8 +82,9 @@ def operator_version(op: Operator) -> int:
         "BROADCAST_TO": lambda op: 3 if x.dtype == "int8" else 2,
         "SIGN": lambda op: 2 if x.dtype == "int32" else 1,
         "ABS": lambda op: 5 if x.dtype == "int32" else 1,
-    }.get(op.kind)
-    return special(op) if special is not None else _common(op, x)
+    }
+    rule = special.get(op.kind)
+    return rule(op) if rule is not None else _common(op, x)
 
 
 def _common(op: Operator, x: Tensor) -> int:

@@ -124,7 +124,8 @@ class _Writer:
 
     def _code(self, kind: str, version: int) -> Any:
         code = getattr(self.schema.BuiltinOperator, kind)
-        return self.schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version)
+        legacy = min(code, 127)
+        return self.schema.OperatorCodeT(deprecatedBuiltinCode=legacy, builtinCode=code, version=version)
 
     def _operator(self, op: Operator) -> Any:
         key = (op.kind, operator_version(op))

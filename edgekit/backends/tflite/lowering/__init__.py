@@ -7,31 +7,29 @@ their removal to `layout`.
 
 from __future__ import annotations
 
-from edgekit.backends.tflite.lowering import (
-    activation,
-    convolution,
-    elementwise,
-    matmul,
-    moving,
-    normalization,
-    pooling,
-    reduction,
-    resize,
-    slicing,
-)
+from edgekit.backends.tflite.lowering.activation import OPERATORS as ACTIVATION
+from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTION
+from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
+from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
+from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
+from edgekit.backends.tflite.lowering.normalization import OPERATORS as NORMALIZATION
+from edgekit.backends.tflite.lowering.pooling import OPERATORS as POOLING
+from edgekit.backends.tflite.lowering.reduction import OPERATORS as REDUCTION
+from edgekit.backends.tflite.lowering.resize import OPERATORS as RESIZE
+from edgekit.backends.tflite.lowering.slicing import OPERATORS as SLICING
 from edgekit.backends.tflite.plan import Lowering
 
 __all__ = ["OPERATORS"]
 
 OPERATORS: dict[str, Lowering] = {
-    **convolution.OPERATORS,
-    **matmul.OPERATORS,
-    **elementwise.OPERATORS,
-    **activation.OPERATORS,
-    **pooling.OPERATORS,
-    **reduction.OPERATORS,
-    **moving.OPERATORS,
-    **slicing.OPERATORS,
-    **resize.OPERATORS,
-    **normalization.OPERATORS,
+    **CONVOLUTION,
+    **MATMUL,
+    **ELEMENTWISE,
+    **ACTIVATION,
+    **POOLING,
+    **REDUCTION,
+    **MOVING,
+    **SLICING,
+    **RESIZE,
+    **NORMALIZATION,
 }

@@ -1,4 +1,4 @@
-"""Activation functions. Those without an int8 kernel in XNNPACK are computed in float between the quantizers."""
+"""Activation functions. Without an int8 kernel in XNNPACK they are computed in float between quantizers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def _scaled_elu(op: Op, x: Tensor, alpha: float, gamma: float) -> Tensor:
 def hard_sigmoid(op: Op) -> None:
     """clip(alpha * x + beta, 0, 1)."""
     x = op.input()
-    scaled = op.emit("MUL", [x, op.scalar(float(op.attr("alpha", 0.2)))], x.shape, fused_activation_function="NONE")
+    scaled = op.emit(
+        "MUL", [x, op.scalar(float(op.attr("alpha", 0.2)))], x.shape, fused_activation_function="NONE"
+    )
     moved = op.emit(
         "ADD", [scaled, op.scalar(float(op.attr("beta", 0.5)))], x.shape, fused_activation_function="NONE"
     )
@@ -109,7 +111,10 @@ def softplus(op: Op) -> None:
     positive = op.emit("RELU", [x], x.shape)
     negative = op.emit("NEG", [op.emit("ABS", [x], x.shape)], x.shape)
     grown = op.emit(
-        "ADD", [op.emit("EXP", [negative], x.shape), op.scalar(1.0)], x.shape, fused_activation_function="NONE"
+        "ADD",
+        [op.emit("EXP", [negative], x.shape), op.scalar(1.0)],
+        x.shape,
+        fused_activation_function="NONE",
     )
     log = op.emit("LOG", [grown], x.shape)
     op.result(op.emit("ADD", [positive, log], x.shape, fused_activation_function="NONE"))
@@ -120,10 +125,12 @@ def softmax(op: Op) -> None:
     x = op.input()
     rank = len(x.shape)
     axis = op.attr("axis", -1) % rank
-    perm = tuple(i for i in range(rank) if i != axis) + (axis,)
+    perm = (*(i for i in range(rank) if i != axis), axis)
     last = op.transpose(x, perm)
-    options = {"beta": 1.0} if kind == "SOFTMAX" else {}
-    y = op.emit(kind, [last], last.shape, **options)
+    if kind == "SOFTMAX":
+        y = op.emit(kind, [last], last.shape, beta=1.0)
+    else:
+        y = op.emit(kind, [last], last.shape)
     op.result(op.transpose(y, tuple(int(i) for i in np.argsort(perm))))
 
 

@@ -128,7 +128,9 @@ def conv_transpose(op: Op) -> None:
     full = [(i - 1) * s + k for i, s, k in zip(x.shape[1:3], strides, kernel, strict=True)]
     full = [max(f, b + o) for f, b, o in zip(full, begin, out, strict=True)]
     if any(f >= (i - 1) * s + k + s for f, i, s, k in zip(full, x.shape[1:3], strides, kernel, strict=True)):
-        raise Refusal("output_padding reaches a whole stride beyond the kernel", "use a smaller output_padding")
+        raise Refusal(
+            "output_padding reaches a whole stride beyond the kernel", "use a smaller output_padding"
+        )
     weight = weight.transpose((1, 2, 3, 0))
     bias = bias_tensor(op, 2, x=x, weight=weight, count=outputs)
     filters = op.const(weight.values, weight.quant, name=op.node.inputs[1])

@@ -28,7 +28,7 @@ def unary(kind: str) -> Callable[[Op], None]:
 
     def emit(op: Op) -> None:
         x = op.input()
-        if x.dtype != "float32":
+        if not op.integer and x.dtype != "float32":
             raise Refusal(f"{op.node.op_type} of {x.dtype}", "cast to float32 first")
         op.result(op.emit(kind, [x], x.shape))
 
@@ -113,12 +113,26 @@ def logical_not(op: Op) -> None:
 
 
 _UNARY = {
-    "Sqrt": "SQRT", "Exp": "EXP", "Log": "LOG", "Neg": "NEG", "Abs": "ABS", "Floor": "FLOOR", "Ceil": "CEIL",
-    "Sin": "SIN", "Cos": "COS", "Round": "ROUND", "Sign": "SIGN",
+    "Sqrt": "SQRT",
+    "Exp": "EXP",
+    "Log": "LOG",
+    "Neg": "NEG",
+    "Abs": "ABS",
+    "Floor": "FLOOR",
+    "Ceil": "CEIL",
+    "Sin": "SIN",
+    "Cos": "COS",
+    "Round": "ROUND",
+    "Sign": "SIGN",
 }
 _COMPARISON = {
-    "Equal": "EQUAL", "Less": "LESS", "LessOrEqual": "LESS_EQUAL", "Greater": "GREATER",
-    "GreaterOrEqual": "GREATER_EQUAL", "And": "LOGICAL_AND", "Or": "LOGICAL_OR",
+    "Equal": "EQUAL",
+    "Less": "LESS",
+    "LessOrEqual": "LESS_EQUAL",
+    "Greater": "GREATER",
+    "GreaterOrEqual": "GREATER_EQUAL",
+    "And": "LOGICAL_AND",
+    "Or": "LOGICAL_OR",
 }
 
 OPERATORS = {

@@ -28,9 +28,16 @@ def gemm(op: Op) -> None:
         weight = Weight(values=(weight.values * np.float32(alpha)).astype(np.float32))
     bias = op.constant(2)
     shape, outputs = op.out_shape(), op.out_shape()[1]
-    row = op.has(2) and bias is not None and bias.size in (1, outputs) and bias.shape[-1:] in ((), (1,), (outputs,))
+    row = (
+        op.has(2)
+        and bias is not None
+        and bias.size in (1, outputs)
+        and bias.shape[-1:] in ((), (1,), (outputs,))
+    )
     if (row and beta == 1.0) or not op.has(2):
-        op.result(_fully_connected(op, x, weight, bias_tensor(op, 2, x=x, weight=weight, count=outputs), shape))
+        op.result(
+            _fully_connected(op, x, weight, bias_tensor(op, 2, x=x, weight=weight, count=outputs), shape)
+        )
         return
     y = _fully_connected(op, x, weight, None, shape, activation="NONE")
     op.result(_add_scaled(op, y, beta))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgekit.backends.tflite.ir import Array
 from edgekit.backends.tflite.lowering.elementwise import operands
 from edgekit.backends.tflite.lowering.rules import quantized, same_scales
 from edgekit.backends.tflite.op import Op, Refusal
@@ -44,11 +45,13 @@ def concat(op: Op) -> None:
         op.result(parts[0])
         return
     dtype = "" if op.integer else parts[0].dtype
-    options = {"axis": axis, "fused_activation_function": "NONE"}
-    op.result(op.emit("CONCATENATION", parts, op.out_shape(), dtype=dtype, **options))
+    y = op.emit(
+        "CONCATENATION", parts, op.out_shape(), dtype=dtype, axis=axis, fused_activation_function="NONE"
+    )
+    op.result(y)
 
 
-def _pad_rows(op: Op) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def _pad_rows(op: Op) -> Array:
     """ONNX's pads as rows (before, after), one for each dimension."""
     rank = len(op.shape())
     pads = op.ints(1)

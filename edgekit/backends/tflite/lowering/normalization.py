@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.ir import Array, Tensor
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering
 
 __all__ = ["OPERATORS"]
 
 
-def _constants(op: Op, *indices: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _constants(op: Op, *indices: int) -> list[Array]:
     values = [op.constant(index) for index in indices]
     if any(value is None for value in values):
         raise Refusal(f"{op.node.op_type} with computed parameters", "only constants are lowered")
@@ -38,7 +38,9 @@ def batch_normalization(op: Op) -> None:
 def layer_normalization(op: Op) -> None:
     """(x - mean) * rsqrt(mean((x - mean)^2) + epsilon) * scale + bias over the axes from `axis` on."""
     if any(name for name in op.node.outputs[1:]):
-        raise Refusal("LayerNormalization with its mean or deviation as output", "only the first output is lowered")
+        raise Refusal(
+            "LayerNormalization with its mean or deviation as output", "only the first output is lowered"
+        )
     x = op.input()
     rank = len(x.shape)
     first = op.attr("axis", -1) % rank
@@ -47,7 +49,9 @@ def layer_normalization(op: Op) -> None:
     mean = op.emit("MEAN", [x, axes], reduced, keep_dims=True)
     centred = op.emit("SUB", [x, mean], x.shape, fused_activation_function="NONE")
     variance = op.emit("MEAN", [op.emit("SQUARE", [centred], x.shape), axes], reduced, keep_dims=True)
-    moved = op.emit("ADD", [variance, op.scalar(op.attr("epsilon", 1e-5))], reduced, fused_activation_function="NONE")
+    moved = op.emit(
+        "ADD", [variance, op.scalar(op.attr("epsilon", 1e-5))], reduced, fused_activation_function="NONE"
+    )
     y = _mul(op, centred, op.emit("RSQRT", [moved], reduced))
     y = _mul(op, y, op.expand(op.input(1), rank))
     if op.has(2):

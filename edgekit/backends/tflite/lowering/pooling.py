@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.backends.tflite.geometry import Windows, windows
-from edgekit.backends.tflite.ir import Quant, Tensor
+from edgekit.backends.tflite.ir import Array, Quant, Tensor
 from edgekit.backends.tflite.lowering.convolution import (
     begin_pads,
     channels_first,
@@ -41,8 +41,15 @@ def _windows(op: Op, x: Tensor) -> tuple[Windows, tuple[int, int], tuple[int, in
     return place, kernel, strides, (x.shape[0], *out, x.shape[3])
 
 
-def _pool(op: Op, kind: str, x: Tensor, place: Windows, kernel: tuple[int, int], strides: tuple[int, int],
-          shape: tuple[int, ...]) -> Tensor:
+def _pool(
+    op: Op,
+    kind: str,
+    x: Tensor,
+    place: Windows,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    shape: tuple[int, ...],
+) -> Tensor:
     return op.emit(
         kind,
         [x],
@@ -73,7 +80,9 @@ def _pad_lowest(op: Op, x: Tensor, place: Windows) -> Tensor:
         return pad_spatial(op, x, place.pads)
     rows = np.asarray([(0, 0), *place.pads, (0, 0)], np.int32)
     shape = tuple(d + int(r.sum()) for d, r in zip(x.shape, rows, strict=True))
-    lowest = np.asarray(-128, np.int8) if x.dtype == "int8" else np.asarray(np.finfo(np.float32).min, np.float32)
+    lowest = (
+        np.asarray(-128, np.int8) if x.dtype == "int8" else np.asarray(np.finfo(np.float32).min, np.float32)
+    )
     return op.move("PADV2", x, shape, op.const(rows), op.const(lowest, x.quant))
 
 
@@ -102,9 +111,7 @@ def average_pool(op: Op) -> None:
             x = pad_spatial(op, x, place.pads)
         op.result(channels_first(op, _mean_convolution(op, x, place, kernel, strides, shape), rank))
         return
-    if place.padding == "VALID" and not place.needs_pad:
-        y = _pool(op, "AVERAGE_POOL_2D", x, place, kernel, strides, shape)
-    elif place.padding == "SAME" and not count_pads:
+    if (place.padding == "VALID" and not place.needs_pad) or (place.padding == "SAME" and not count_pads):
         y = _pool(op, "AVERAGE_POOL_2D", x, place, kernel, strides, shape)
     else:
         y = _padded_average(op, x, kernel, strides, shape)
@@ -131,8 +138,7 @@ def _padded_average(
 
 
 def _declared_pads(op: Op) -> tuple[int, int]:
-    """ONNX's padding behind the last row and column, which counts under count_include_pad (ceil_mode adds more,
-    which does not)."""
+    """ONNX's padding behind the picture: it counts under count_include_pad, what ceil_mode adds does not."""
     spatial = len(op.shape()) - 2
     return plane(op.attr("pads", (0,) * (2 * spatial))[spatial:], 0)
 
@@ -144,7 +150,7 @@ def _pad_factor(
     strides: tuple[int, int],
     out: tuple[int, int],
     declared_after: tuple[int, int] | None,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+) -> Array:
     """Window size over the number of positions that count, shape (1, H, W, 1)."""
     counts = []
     for axis in range(2):
@@ -158,7 +164,12 @@ def _pad_factor(
 
 
 def _mean_convolution(
-    op: Op, x: Tensor, place: Windows, kernel: tuple[int, int], strides: tuple[int, int], shape: tuple[int, ...]
+    op: Op,
+    x: Tensor,
+    place: Windows,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    shape: tuple[int, ...],
 ) -> Tensor:
     assert x.quant is not None
     channels = x.shape[3]

@@ -15,14 +15,18 @@ _HINT = "linear: half_pixel, align_corners or asymmetric; nearest: asymmetric + 
 def resize(op: Op) -> None:
     x, out = op.input(), op.out_shape()
     if len(x.shape) != 4 or x.shape[:2] != out[:2]:
-        raise Refusal("Resize of something else than height and width", "only (N, C, H, W) over H and W is lowered")
+        raise Refusal(
+            "Resize of something else than height and width", "only (N, C, H, W) over H and W is lowered"
+        )
     mode = op.attr("mode", "nearest")
     if op.attr("antialias", 0) or op.attr("exclude_outside", 0) or mode not in ("nearest", "linear"):
         raise Refusal(f"Resize with mode {mode!r}, antialias or exclude_outside", _HINT)
     where = op.attr("coordinate_transformation_mode", "half_pixel")
     if op.has(2) and (scales := op.constant(2)) is not None and scales.size == 4:
         ratios = [o / i for o, i in zip(out, x.shape, strict=True)]
-        if where != "align_corners" and any(abs(r - s) > 1e-6 * r for r, s in zip(ratios, scales, strict=True)):
+        if where != "align_corners" and any(
+            abs(r - s) > 1e-6 * r for r, s in zip(ratios, scales, strict=True)
+        ):
             raise Refusal("Resize scales that are not the ratio of the sizes", "give sizes instead of scales")
     if where == "pytorch_half_pixel" and min(out[2:]) > 1:
         where = "half_pixel"
@@ -45,7 +49,9 @@ def _kind(
     whole = all(o % i == 0 for o, i in zip(out[2:], shape[2:], strict=True))
     if where == "asymmetric" and rounding == "floor":
         return "RESIZE_NEAREST_NEIGHBOR", (False, False)
-    if where == "half_pixel" and (rounding == "round_prefer_ceil" or (rounding == "round_prefer_floor" and whole)):
+    if where == "half_pixel" and (
+        rounding == "round_prefer_ceil" or (rounding == "round_prefer_floor" and whole)
+    ):
         return "RESIZE_NEAREST_NEIGHBOR", (False, True)
     if where == "align_corners" and rounding == "round_prefer_ceil":
         return "RESIZE_NEAREST_NEIGHBOR", (True, False)

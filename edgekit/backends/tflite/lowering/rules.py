@@ -30,7 +30,9 @@ MUL_RATIO = (2.0**-16, 2.0**8)  # s_a * s_b / s_y of MUL
 def quantized(site: Site, *indices: int) -> bool:
     """Whether these inputs are known as int8 codes with one scale."""
     return all(
-        index < len(site.inputs) and (quant := site.inputs[index]) is not None and len(quant.scales) == 1
+        index < len(site.inputs)
+        and (quant := site.inputs[index]) is not None
+        and len(quant.scales) == 1
         and _is_byte(site, index)
         for index in indices
     )

@@ -37,7 +37,13 @@ def slice_(op: Op) -> None:
     stops = [max(r.stop, 0) for r in ranges]
     strides = [r.step for r in ranges]
     parameters = [op.indices(values) for values in (begin, stops, strides)]
-    masks = {"begin_mask": 0, "end_mask": end_mask, "ellipsis_mask": 0, "new_axis_mask": 0, "shrink_axis_mask": 0}
+    masks = {
+        "begin_mask": 0,
+        "end_mask": end_mask,
+        "ellipsis_mask": 0,
+        "new_axis_mask": 0,
+        "shrink_axis_mask": 0,
+    }
     op.result(op.move("STRIDED_SLICE", x, op.out_shape(), *parameters, **masks))
 
 
@@ -63,7 +69,9 @@ def gather(op: Op) -> None:
     axis = op.attr("axis", 0) % len(x.shape)
     indices = op.constant(1)
     if indices is None:
-        op.result(op.move("GATHER", x, op.out_shape(), op.builder.value(op.node.inputs[1]), axis=axis, batch_dims=0))
+        op.result(
+            op.move("GATHER", x, op.out_shape(), op.builder.value(op.node.inputs[1]), axis=axis, batch_dims=0)
+        )
         return
     dim = x.shape[axis]
     if indices.size and (indices.min() < -dim or indices.max() >= dim):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Quant, Tensor
+from edgekit.backends.tflite.ir import Array, Quant, Tensor
 from edgekit.backends.tflite.op import Op, Refusal, Weight
 
 __all__ = ["bias_tensor"]
@@ -38,7 +38,7 @@ def bias_tensor(op: Op, index: int, *, x: Tensor, weight: Weight, count: int) ->
     return op.const(np.broadcast_to(codes, (count,)).astype(np.int32), quant, name=name)
 
 
-def _stored_codes(op: Op, index: int, scales: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray | None:  # type: ignore[type-arg]
+def _stored_codes(op: Op, index: int, scales: Array) -> Array | None:
     source = op.builder.source
     writer = source.writers.get(op.node.inputs[index]) if op.has(index) else None
     if writer is None or writer.op_type != "DequantizeLinear":
