@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,6 +34,7 @@ __all__ = ["Worker"]
 
 Arrays = dict[str, NDArray[Any]]
 
+_LOOK_S = 0.1
 _MODULE = "edgekit.runtime.worker"
 # Another interpreter must not see this one's site-packages, only edgekit itself.
 _BOOTSTRAP = (
@@ -49,9 +52,11 @@ class _Child:
     process: subprocess.Popen[bytes]
     folder: Path
     command: list[str]
+    due: float = math.inf
     expired: bool = False
     keep_log: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def log(self) -> Path:
@@ -63,12 +68,20 @@ class _Child:
             if self.process.returncode is None and self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def expire(self) -> None:
-        self.expired = True
-        self.kill()
+    def watch(self) -> None:
+        """Kill the child when a call passes its deadline; runs in a thread until the child has ended.
+
+        One thread that looks every now and then: a timer for every call would cost more than a small call.
+        """
+        while not self.ended.wait(min(_LOOK_S, max(0.0, self.due - time.monotonic()))):
+            if time.monotonic() >= self.due:
+                self.expired = True
+                self.kill()
+                return
 
     def end(self) -> None:
         """Kill, reap, close the pipes and drop the log unless it is evidence."""
+        self.ended.set()
         self.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
@@ -200,6 +213,7 @@ class Worker:
             ) from err
         self._child = _Child(process=process, folder=folder, command=[*command, *reproduce])
         self._end = weakref.finalize(self, self._child.end)
+        threading.Thread(target=self._child.watch, daemon=True).start()
 
     def _call(
         self, request: str, fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
@@ -209,9 +223,7 @@ class Worker:
             raise UsageError("the worker is closed or has nothing loaded", where=self.label,
                              hint="call load() first")  # fmt: skip
         header = {"request": request, "deadline_s": self.deadline_s + 5.0, **fields}
-        timer = threading.Timer(self.deadline_s, child.expire)
-        timer.daemon = True
-        timer.start()
+        child.due = time.monotonic() + self.deadline_s
         try:
             write_message(child.process.stdin, header, arrays)  # type: ignore[arg-type]
             answer = read_message(child.process.stdout)  # type: ignore[arg-type]
@@ -221,7 +233,7 @@ class Worker:
             self._kill()  # the stream is somewhere inside a message: nothing more can be asked
             raise
         finally:
-            timer.cancel()
+            child.due = math.inf
         if answer is None or child.expired:
             self._lost(child, request, arrays, None)
         if "error" in answer[0]:
