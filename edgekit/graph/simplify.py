@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgekit.core.packages import require
-from edgekit.errors import StepError
+from edgekit.errors import MissingPackage, StepError
 from edgekit.graph.result import PassResult
 
 if TYPE_CHECKING:
@@ -35,16 +37,17 @@ def apply(model: ModelProto) -> PassResult:
     Run it in a process of its own: a crash of onnxsim's native code ends the process. Raises `StepError`
     when onnxsim fails or takes a rich operator apart.
     """
-    # onnxsim imports torch when it can (3 s) and needs it for nothing here.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     onnx = require("onnx")
-    onnxsim = require("onnxsim", needed_for="simplifying the graph")
     signature = _signature(model)
     rich = _rich(model)
     try:
-        # certify: an optional proof by Z3 whose verdict would go into the metadata.
-        simplified, _ = onnxsim.simplify(model, certify=False)
+        with _torch_hidden():
+            onnxsim = require("onnxsim", needed_for="simplifying the graph")
+            # certify: an optional proof by Z3 whose verdict would go into the metadata.
+            simplified, _ = onnxsim.simplify(model, certify=False)
         onnx.checker.check_model(simplified, full_check=False)
+    except MissingPackage:
+        raise
     except Exception as err:  # its native code raises types of its own choosing: one border, one typed error
         lines = [line.strip() for line in str(err).splitlines() if line.strip()]
         raise StepError(f"onnxsim failed: {type(err).__name__}: {' '.join(lines[:2])}") from err
@@ -56,6 +59,19 @@ def apply(model: ModelProto) -> PassResult:
         raise StepError(f"onnxsim took rich operators apart: {names}")
     note = f"simplified by onnxsim: {len(model.graph.node)} to {len(simplified.graph.node)} nodes"
     return PassResult(model=simplified, modified=True, notes=(note,))
+
+
+@contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """Let onnxsim not find torch: it imports it when it can, which takes 3 s, and needs it for nothing here."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules["torch"]
 
 
 def _rich(model: ModelProto) -> Counter[str]:
