@@ -43,7 +43,7 @@ def full_report() -> Report:
                 artifact("tflite", "float32", size_bytes=18_500_000),
                 artifact("tflite", "int8", Speedup(ratio=0.81, interval=(0.78, 0.85), claim="slower")),
                 artifact("openvino", "int8", Speedup(ratio=1.31, interval=(1.2, 1.4), claim="faster")),
-                artifact("onnxruntime", "int8", Speedup(ratio=1.0, interval=(0.9, 1.1), claim="inconclusive")),
+                artifact("onnxruntime", "int8", Speedup(ratio=1, interval=(0.9, 1.1), claim="inconclusive")),
                 ArtifactReport(target="onnxruntime-cuda", precision="float16", status="not_validated",
                                reasons=("no NVIDIA GPU here",), size_bytes=9_300_000),
                 ArtifactReport(target="onnxruntime-cuda", precision="int8", status="refused",
