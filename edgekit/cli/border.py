@@ -49,23 +49,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_unwinds():
-            arguments = parse(words)
-            answer: Answer = arguments.execute(arguments)
-            _print_answer(answer, as_json=as_json)
-            return answer.exit_code
-    except SystemExit as stop:  # argparse, after --help and --version
-        return stop.code if isinstance(stop.code, int) else 0
+            return _outcome(words, as_json=as_json, debug=debug)
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, _Terminated) else 130
         error = {"type": "Interrupted", "message": "interrupted; nothing half-written", "exit_code": code}
         _print_error(error, "interrupted; nothing half-written", as_json=as_json)
         return code
+
+
+def _outcome(words: list[str], *, as_json: bool, debug: bool) -> int:
+    try:
+        arguments = parse(words)
+        answer: Answer = arguments.execute(arguments)
+        _print_answer(answer, as_json=as_json)
+    except SystemExit as stop:  # argparse, after --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
     except Exception as err:  # the border: whatever happened becomes a message and an exit code
         if debug:
             _print_traceback(err)
         known = _known(err, words)
         _print_error(known.to_json(), str(known), as_json=as_json)
         return known.exit_code
+    return answer.exit_code
 
 
 def _known(err: Exception, words: list[str]) -> EdgekitError:

@@ -88,14 +88,20 @@ def execute(arguments: argparse.Namespace) -> Answer:
 
 
 def probe_engine(engine: str, *, deadline_s: float = PROBE_DEADLINE_S) -> dict[str, Any]:
-    """Import an engine in a process of its own: an import can crash or hang, and that is an answer too."""
+    """Import an engine in a process of its own: an import can crash or hang, and that is an answer too.
+
+    The process is the interpreter that EDGEKIT_PYTHON_<ENGINE> names, where it is set, as for the workers.
+    """
     import json
+    import os
     import signal
     import subprocess
     import sys
 
     found: dict[str, Any] = {"engine": engine, "works": False, "module": "", "problem": "", "add": ""}
-    command = [sys.executable, "-c", _PROBE, *ENGINES[engine]]
+    interpreter = os.environ.get(f"EDGEKIT_PYTHON_{engine.upper()}") or sys.executable
+    found["python"] = interpreter
+    command = [interpreter, "-c", _PROBE, *ENGINES[engine]]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=deadline_s, check=False, stdin=subprocess.DEVNULL
@@ -103,7 +109,7 @@ def probe_engine(engine: str, *, deadline_s: float = PROBE_DEADLINE_S) -> dict[s
     except subprocess.TimeoutExpired:
         return {**found, "problem": f"its import did not finish in {deadline_s:g} s"}
     except OSError as err:
-        return {**found, "problem": f"cannot start a process: {err.strerror}"}
+        return {**found, "problem": f"cannot start {interpreter!r}: {err.strerror}"}
     if done.returncode < 0:
         return {**found, "problem": f"its import crashed with {signal.Signals(-done.returncode).name}"}
     if done.returncode:

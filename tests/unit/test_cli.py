@@ -255,6 +255,18 @@ def test_ctrl_c_is_130_and_says_that_nothing_is_half_written(
     assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 130
 
 
+def test_ctrl_c_while_an_error_is_reported_is_130_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(UsageError):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    raising(monkeypatch, Slow("bad"))
+    assert main(["benchmark", "out"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 CONVERT = ["convert", "m.onnx", "-t", "tflite", "-o", "out"]
 
 

@@ -143,3 +143,10 @@ def test_an_engine_whose_import_dies_is_an_answer(
     assert time.monotonic() - started < 20
     assert found["works"] is False
     assert said in found["problem"]
+
+
+def test_an_engine_is_asked_in_the_interpreter_that_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_PYTHON_OPENVINO", "/no/such/python")
+    found = doctor.probe_engine("openvino")
+    assert found["works"] is False
+    assert "'/no/such/python'" in found["problem"]
