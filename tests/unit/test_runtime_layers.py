@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+import runtime_models as models
 
 from edgekit.runtime import Session
-
-_path = Path(__file__).with_name("runtime_models.py")
-_spec = importlib.util.spec_from_file_location("runtime_models", _path)
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 
 @pytest.fixture(scope="module")

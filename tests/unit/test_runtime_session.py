@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import runtime_models as models
 
 from edgekit.errors import MissingPackage, StepError, Unsupported, UsageError
 from edgekit.runtime import Session
-
-_path = Path(__file__).with_name("runtime_models.py")
-_spec = importlib.util.spec_from_file_location("runtime_models", _path)
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 
 @pytest.fixture(scope="module")

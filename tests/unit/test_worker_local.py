@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import signal
@@ -14,16 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runtime_models as models
 
 from edgekit.devices.local import Worker
 from edgekit.errors import MissingPackage, StepError, UsageError
 from edgekit.runtime import worker as worker_module
 from edgekit.runtime.protocol import read_message, write_message
-
-_path = Path(__file__).with_name("runtime_models.py")
-_spec = importlib.util.spec_from_file_location("runtime_models", _path)
-models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(models)
 
 ROOT = Path(__file__).resolve().parents[2]
 
