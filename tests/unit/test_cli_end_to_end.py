@@ -211,7 +211,7 @@ def test_a_step_that_passes_its_deadline_is_5_with_a_log(place: Path, tmp_path: 
         "-p",
         "float32",
         "--deadline",
-        "8",
+        "2",
         "-o",
         "out",
         cwd=tmp_path,
