@@ -286,7 +286,8 @@ class _Mover:
         grouped = group_axes(x.shape, output.shape, perm)
         if grouped is None:
             return False
-        shape, after = grouped
+        gather, shape, after = grouped
+        y = self._transposed(y, gather, op.origin)
         op.inputs = [y, _vector(shape, f"{output.name}/shape")]
         op.options = {"new_shape": shape}
         self._finish(op, after)

@@ -90,24 +90,22 @@ def _scalar_binary(op: Operator, value: Tensor) -> bool:
 
 def group_axes(
     before: Sequence[int], after: Sequence[int], perm: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """RESHAPE(y.transpose(perm)) as RESHAPE(y, shape).transpose(axes).
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """RESHAPE(y.transpose(perm)) as RESHAPE(y.transpose(gather), shape).transpose(axes).
 
-    Possible when it only splits or merges axes that lie side by side in y too. Returns (shape, axes) or None.
+    A RESHAPE splits or merges runs of neighbouring axes. `gather` brings the axes of each run together, in
+    its order, and leaves the runs as they lie in y: the identity where they lie side by side. Returns
+    (gather, shape, axes), or None where nothing is left to do behind the RESHAPE.
     """
     groups = _groups(before, after)
     if groups is None:
         return None
-    placed = []
-    for source, target in groups:
-        axes = [perm[axis] for axis in source]
-        if axes != list(range(axes[0], axes[0] + len(axes))):
-            return None
-        placed.append((axes[0], target))
-    order = sorted(range(len(placed)), key=lambda i: placed[i][0])
-    axes_in_y = [axis for i in order for axis in placed[i][1]]
-    shape = tuple(after[axis] for axis in axes_in_y)
-    return shape, inverse(axes_in_y)
+    placed = sorted(([perm[axis] for axis in source], target) for source, target in groups)
+    gather = tuple(axis for source, _ in placed for axis in source)
+    order = [axis for _, target in placed for axis in target]
+    if order == list(range(len(after))):
+        return None
+    return gather, tuple(after[axis] for axis in order), inverse(order)
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]] | None:
