@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from edgekit.core.artifact import Artifact
     from edgekit.pipeline.steps import StepRunner
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute", "refusals_of_target"]
+__all__ = [
+    "DESCRIPTION",
+    "EXAMPLE",
+    "SUMMARY",
+    "add_arguments",
+    "execute",
+    "refusals_of_target",
+    "write_draft",
+]
 
 SUMMARY = "signature, operators and size of a model or an artifact"
 DESCRIPTION = """\
@@ -81,15 +89,40 @@ def _artifact_text(artifact: Artifact) -> str:
 
 
 def _inspect_model(path: Path, *, quiet: bool) -> Answer:
+    import tempfile
+    from pathlib import Path
+
     from edgekit.cli.progress import show_progress
     from edgekit.core.target import list_targets
+    from edgekit.errors import EdgekitError
     from edgekit.pipeline.steps import StepRunner
 
-    with show_progress(quiet=quiet) as listener:
+    names = [target.name for target in list_targets()]
+    with show_progress(quiet=quiet) as listener, tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         runner = StepRunner(deadline_s=120.0, on_event=listener)
         value = runner.run("edgekit.graph.inspect:inspect_model", {"path": str(path)}, label="read the model")
-        value["targets"] = {t.name: _asked(runner, path, t.name) for t in list_targets()}
+        draft = Path(scratch) / "draft.onnx"
+        files = {"path": str(path), "out": str(draft)}
+        try:
+            runner.run("edgekit.cli.inspect:write_draft", files, label="fix the batch to 1")
+        except EdgekitError as err:  # dimensions that only the user knows, operators nobody knows
+            reasons = str(err).splitlines()
+            value["targets"] = {name: {"takes": None, "reasons": reasons} for name in names}
+        else:
+            value["targets"] = {name: _asked(runner, draft, name) for name in names}
     return Answer(value=value, text=_model_text(value))
+
+
+def write_draft(*, path: str, out: str) -> None:
+    """Step: the model as conversion would lower it, but not simplified; a dynamic batch becomes 1."""
+    from pathlib import Path
+
+    from edgekit.formats.onnx_file import load_onnx
+    from edgekit.graph import canonical
+
+    prepared, _ = canonical.prepare(load_onnx(Path(path)), {})
+    canonical.save_model(prepared, Path(out))
+    canonical.finish(out, out)
 
 
 def _asked(runner: StepRunner, path: Path, target: str) -> dict[str, Any]:
@@ -133,10 +166,13 @@ def _model_text(value: dict[str, Any]) -> str:
         else:
             rows.append((name, f"{item:,}" if isinstance(item, int) else str(item)))
     verdicts: list[tuple[str, ...]] = []
-    word = {True: "takes it in float32", False: "refuses", None: "could not be asked"}
+    word = {True: "takes it in float32", False: "refuses it", None: "could not be asked"}
+    shown: list[str] = []
     for target, asked in value["targets"].items():
-        verdicts.append((target, word[asked["takes"]]))
-        verdicts += [("", reason) for reason in asked["reasons"]]
+        same = " (as above)" if asked["reasons"] and asked["reasons"] == shown else ""
+        verdicts.append((target, word[asked["takes"]] + same))
+        verdicts += [("", reason) for reason in asked["reasons"] if not same]
+        shown = asked["reasons"]
     return f"{table(rows)}\n\ntargets\n{table(verdicts, indent='  ')}"
 
 

@@ -51,9 +51,16 @@ def show_progress(*, quiet: bool, stream: TextIO | None = None) -> Iterator[List
     if out.isatty() and os.environ.get("TERM") != "dumb":
         display = _rich_display(out) or _OneLine(out)
     lock = threading.Lock()
+    ended: set[str] = set()
 
     def listen(event: Event) -> None:  # events come from several threads
         with lock, contextlib.suppress(OSError, ValueError):
+            if event.state == "start":
+                ended.discard(event.step)
+            elif event.state == "progress" and event.step in ended:
+                return  # the pipe of a step is read by another thread: its last count can come late
+            elif event.state not in ("progress", "note"):
+                ended.add(event.step)
             display.show(event)
 
     try:

@@ -153,6 +153,20 @@ def test_inspect_knows_models_artifacts_and_output_folders(place: Path) -> None:
     assert [m["precision"] for m in found if m["target"] == "onnxruntime"] == ["float32", "int8"]
 
 
+def test_inspect_says_which_dimension_keeps_targets_from_being_asked(place: Path) -> None:
+    import onnx
+
+    model = onnx.load(place / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, place / "open.onnx")
+    done = edgekit("inspect", "open.onnx", "--json", "--quiet", cwd=place)
+    assert done.returncode == 0, done.stdout
+    targets = document(done)["targets"]
+    assert isinstance(targets, dict)
+    assert targets["tflite"]["takes"] is None
+    assert "height" in " ".join(targets["tflite"]["reasons"])
+
+
 @pytest.mark.usefixtures("converted")
 def test_inspect_of_a_damaged_artifact_says_which_file(place: Path, tmp_path: Path) -> None:
     import shutil

@@ -128,6 +128,20 @@ def test_rich_shows_the_same_steps(monkeypatch: pytest.MonkeyPatch, need: Callab
     assert "\x1b[3" not in text
 
 
+@pytest.mark.usefixtures("no_rich")
+def test_a_count_that_comes_after_the_end_of_its_step_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with show_progress(quiet=False, stream=terminal.stream) as listener:
+        listener(Event(step="calibrate", state="done"))
+        listener(Event(step="calibrate", state="progress", done=8, total=8))
+        listener(Event(step="calibrate", state="start"))
+        listener(Event(step="calibrate", state="progress", done=5, total=8))
+    text = terminal.text()
+    assert "8/8" not in text
+    assert "5/8" in text
+
+
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     terminal = Terminal()
