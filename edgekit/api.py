@@ -16,7 +16,6 @@ from edgekit.core.files import new_folder
 from edgekit.core.model import Model
 from edgekit.core.recipe import (
     BenchmarkOptions,
-    Budgets,
     CalibrationOptions,
     DataSource,
     Metric,
@@ -114,14 +113,14 @@ def validate(
 ) -> Report:
     """Judge every artifact under `output` beside the source on the same samples; updates its report.
 
-    `data` is a path, a `DataSource`, or arrays by input name and "labels". Raises `EdgekitError`; the report
-    on disk stays as it was then.
+    `data` is a path, a `DataSource`, or arrays by input name and "labels". A limit that is given joins those
+    the report was judged by before. Raises `EdgekitError`; the report on disk stays as it was then.
     """
     out = Path(output)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         options = ValidationOptions(data=_data(data, Path(scratch)), metric=metric, output=judged_output)
         report = _validate(out, read_report(out), options, deadline_s=deadline_s, on_event=on_event)
-    return _finish(report, Budgets(max_accuracy_drop=max_accuracy_drop), out)
+    return _finish(_bound(report, max_accuracy_drop=max_accuracy_drop), out)
 
 
 def benchmark(
@@ -138,7 +137,7 @@ def benchmark(
     report = _benchmark(
         out, read_report(out), options or BenchmarkOptions(), deadline_s=deadline_s, on_event=on_event
     )
-    return _finish(report, Budgets(max_latency_ms=max_latency_ms, min_speedup=min_speedup), out)
+    return _finish(_bound(report, max_latency_ms=max_latency_ms, min_speedup=min_speedup), out)
 
 
 def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
@@ -157,11 +156,17 @@ def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
             )
         if asked.benchmark is not None:
             report = _benchmark(out, report, asked.benchmark, deadline_s=asked.deadline_s, on_event=on_event)
-        return _finish(report, asked.budgets, out, asked.allow_refused)
+        return _finish(replace(report, budgets=asked.budgets, allow_refused=asked.allow_refused), out)
 
 
-def _finish(report: Report, budgets: Budgets, out: Path, allow_refused: tuple[str, ...] = ()) -> Report:
-    judged = judge(report, budgets, allow_refused)
+def _bound(report: Report, **limits: float | None) -> Report:
+    """The report with the limits that were given added to those it was judged by before."""
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return replace(report, budgets=replace(report.budgets, **given))  # type: ignore[arg-type]
+
+
+def _finish(report: Report, out: Path) -> Report:
+    judged = judge(report, report.budgets, report.allow_refused)
     write_report(judged, out)
     return judged
 

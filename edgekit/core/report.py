@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgekit.core.recipe import Budgets
+
 __all__ = ["Accuracy", "ArtifactReport", "Latency", "Report", "SourceReport", "Speedup", "Status", "Verdict"]
 
 Status = Literal["ok", "refused", "failed", "not_validated"]
@@ -95,7 +97,11 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One run. `machine` says where it was measured, `versions` with what."""
+    """One run.
+
+    `budgets` and `allow_refused` are what the verdict was judged by; a later command adds to them. `machine`
+    says where it was measured, `versions` with what.
+    """
 
     schema: int = 1
     edgekit: str
@@ -103,5 +109,7 @@ class Report:
     verdict: Literal["pass", "fail"]
     verdict_reasons: tuple[str, ...] = ()
     artifacts: tuple[ArtifactReport, ...]
+    budgets: Budgets = field(default_factory=Budgets)
+    allow_refused: tuple[str, ...] = ()
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

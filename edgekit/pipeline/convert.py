@@ -147,7 +147,7 @@ def _calibrate(job: _Job, policies: list[Int8Policy]) -> Path:
         "policies": arguments["policies"],
         "method": options.method,
         "percentile": options.percentile,
-        "onnxruntime": installed_version("onnxruntime"),
+        "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
     folder, cached = cached_folder("calibrate", version=1, inputs=inputs, build=build)
     if cached:

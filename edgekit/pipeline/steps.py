@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.core.events import Event, Listener, silent
-from edgekit.core.files import cache_root, write_json
+from edgekit.core.files import write_json
 from edgekit.core.progress import PROGRESS_FD
-from edgekit.errors import EdgekitError, StepError, StepFailure, error_from_json
+from edgekit.devices.child import death, log_folder
+from edgekit.errors import EdgekitError, StepError, error_from_json
 
 __all__ = ["StepRunner"]
 
@@ -56,7 +56,7 @@ class StepRunner:
         return value
 
     def _run(self, function: str, arguments: Mapping[str, Any], label: str) -> Any:
-        folder = _log_folder(label)
+        folder = log_folder(label)
         request, result, log = folder / "request.json", folder / "result.json", folder / "output.log"
         write_json(request, {"function": function, "arguments": dict(arguments)})
         command = [sys.executable, "-m", "edgekit.pipeline.child", str(request), str(result)]
@@ -72,7 +72,7 @@ class StepRunner:
                 command=reproduce,
             )
         if code != 0 or not result.is_file():
-            raise _died(code, label, log, reproduce)
+            raise death(code, label=label, log=log, command=reproduce)
         answer = json.loads(result.read_text(encoding="utf-8"))
         if "error" not in answer:
             shutil.rmtree(folder, ignore_errors=True)
@@ -129,21 +129,3 @@ def _progress_pipe(on_event: Listener, label: str) -> Iterator[int]:
     finally:
         os.close(writing)
         thread.join(timeout=5)
-
-
-def _log_folder(label: str) -> Path:
-    root = cache_root() / "logs"
-    root.mkdir(parents=True, exist_ok=True)
-    name = "".join(c if c.isalnum() else "-" for c in label)
-    return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-") + name + "-", dir=root))
-
-
-def _died(code: int, label: str, log: Path, command: str) -> StepError:
-    kind: StepFailure = "failed"
-    if code == -signal.SIGKILL:
-        kind, what = "out_of_memory", "was killed by SIGKILL, most often for lack of memory"
-    elif code < 0:
-        kind, what = "crashed", f"crashed with {signal.Signals(-code).name}"
-    else:
-        what = f"ended with exit status {code} and left no result"
-    return StepError(what, kind=kind, where=label, log_path=str(log), command=command)
