@@ -63,7 +63,7 @@ def apply(model: ModelProto) -> PassResult:
 
 @contextmanager
 def _torch_hidden() -> Iterator[None]:
-    """Let onnxsim not find torch: it imports it when it can, which takes 3 s, and needs it for nothing here."""
+    """Let onnxsim not find torch: importing it takes 3 s, and nothing here needs it."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]

@@ -1,0 +1,282 @@
+"""Reading a source into the canonical graph, end to end: real modules, real exporters, real runtimes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graph_models import answers, classifier, graph, needed, operators
+
+from edgekit.core.files import digest_file
+from edgekit.core.model import CANONICAL_OPSET, Model
+from edgekit.core.recipe import SourceOptions
+from edgekit.errors import Unsupported, UsageError
+from edgekit.pipeline.reading import read_model
+from edgekit.pipeline.steps import StepRunner
+
+onnx = needed("onnx")
+needed("onnxruntime")
+needed("onnxsim")
+
+NET = """
+import torch
+from torch import nn
+
+def block(channels, out, stride=1):
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels), nn.Hardswish(),
+        nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out),
+    )
+
+class Mobile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.one, self.two = block(8, 8), block(8, 16, 2)
+        self.norm, self.head, self.other = nn.LayerNorm(16), nn.Linear(16, 5), nn.Linear(16, 5)
+        for m in self.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                nn.init.normal_(m.running_mean)
+                nn.init.uniform_(m.running_var, 0.5, 2.0)
+
+    def forward(self, image):
+        x = self.stem(image)
+        x = self.two(x + self.one(x)).mean((2, 3))
+        x = nn.functional.gelu(self.norm(x))
+        return {"logits": self.head(x), "age": self.other(x)}
+
+def make(): return Mobile(), torch.randn(1, 3, 32, 32)
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.lstm = nn.Embedding(20, 6), nn.LSTM(6, 8, batch_first=True, bidirectional=True)
+    def forward(self, ids, *, scale):
+        y, (h, c) = self.lstm(self.table(ids) * scale)
+        return y, h
+
+def tagger(): return Tagger(), {"ids": torch.tensor([[0, 19, 3, 4]]), "scale": torch.ones(1)}
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(4, 4)
+    def forward(self, x):
+        return self.dense(x) if x.sum() > 0 else -self.dense(x)
+
+def branch(): return Branch(), torch.randn(1, 4)
+"""
+
+FILES = """
+import sys, torch
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop = torch.nn.Conv2d(3, 4, 3), torch.nn.Dropout(0.5)
+    def forward(self, image, bias):
+        y = torch.relu(self.drop(self.conv(image))).mean((2, 3))
+        return y, y + bias
+two = Two()
+torch.jit.save(torch.jit.script(two), sys.argv[1] + "/script.pt")
+batch = torch.export.Dim("batch")
+program = torch.export.export(
+    two.eval(), (torch.randn(2, 3, 8, 8), torch.randn(2, 4)), dynamic_shapes=({0: batch}, {0: batch})
+)
+torch.export.save(program, sys.argv[1] + "/dynamic.pt2")
+"""
+
+
+class Tampering(StepRunner):
+    """A runner whose simplifier scales one weight by 1.05."""
+
+    def run(self, function: str, arguments: Mapping[str, Any], *, label: str) -> Any:
+        value = super().run(function, arguments, label=label)
+        if function.endswith(":simplify_file"):
+            model = onnx.load(arguments["out"])
+            weight = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+            scaled = onnx.numpy_helper.to_array(weight) * np.float32(1.05)
+            weight.CopyFrom(onnx.numpy_helper.from_array(scaled, weight.name))
+            onnx.save(model, arguments["out"])
+        return value
+
+
+def read(source: str | Path, out: Path, runner: StepRunner | None = None, **options: Any) -> Model:
+    simplify = options.pop("simplify", True)
+    chosen = SourceOptions(model=str(source), **options)
+    return read_model(chosen, out=out, runner=runner or StepRunner(deadline_s=300), simplify=simplify)
+
+
+def onnx_file(path: Path, model: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    needed("torch")
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "net.py").write_text(NET)
+    (folder / "files.py").write_text(FILES)  # torch.jit.script reads the source of a class from its file
+    subprocess.run([sys.executable, str(folder / "files.py"), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+# ONNX
+
+
+def test_an_onnx_file_becomes_canonical_with_its_names_and_answers(tmp_path: Path) -> None:
+    before = classifier(opset=13)
+    model = read(onnx_file(tmp_path / "m.onnx", before), tmp_path / "out")
+    after = onnx.load(model.path)
+    assert model.path == tmp_path / "out" / "model.onnx"
+    assert [str(t) for t in model.signature.inputs] == ["image: float32[1, 3, 8, 8]"]
+    assert [str(t) for t in model.signature.outputs] == ["logits: float32[1, 5]", "age: float32[1, 5]"]
+    assert after.opset_import[0].version == CANONICAL_OPSET
+    assert sorted(operators(after)) == ["Conv", "Flatten", "Gemm", "Gemm", "GlobalAveragePool", "Relu"]
+    assert model.digest == digest_file(model.path)
+    assert model.source_digest == digest_file(tmp_path / "m.onnx")
+    assert any("fixed to 1" in note for note in model.notes)
+    inputs = {"image": np.random.default_rng(7).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    expected, got = answers(before, inputs), answers(after, inputs)
+    for name in ("logits", "age"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5)
+    assert not np.allclose(got["logits"], got["age"])
+    assert list((tmp_path / "out").iterdir()) == [model.path]
+
+
+def test_the_same_file_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = read(onnx_file(tmp_path / "a" / "m.onnx", classifier()), tmp_path / "one")
+    second = read(onnx_file(tmp_path / "b" / "other.onnx", classifier()), tmp_path / "two")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert str(tmp_path).encode() not in first.path.read_bytes()
+
+
+def test_a_graph_that_is_not_simplified_is_folded_all_the_same(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", classifier(opset=21))
+    model = read(path, tmp_path / "out", simplify=False, shapes={"image": (2, 3, 8, 8)})
+    assert "BatchNormalization" not in operators(onnx.load(model.path))
+    assert model.signature.outputs[0].shape == (2, 5)
+    assert model.notes == ("not simplified: not asked for",)
+
+
+def test_a_simplified_graph_with_a_weight_off_by_5_percent_is_caught(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", classifier())
+    honest = read(path, tmp_path / "honest", simplify=False)
+    model = read(path, tmp_path / "out", Tampering(deadline_s=300))
+    assert any("does not answer like" in note and "'logits'" in note for note in model.notes)
+    assert model.path.read_bytes() == honest.path.read_bytes()
+
+
+def test_external_data_ends_in_the_one_file(tmp_path: Path) -> None:
+    onnx.save(
+        classifier(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    model = read(tmp_path / "m.onnx", tmp_path / "out")
+    (tmp_path / "m.data").unlink()
+    assert onnx.load(model.path).graph.initializer[0].raw_data
+    assert model.source_digest != digest_file(tmp_path / "m.onnx")
+
+
+def test_a_dimension_left_open_gives_the_option_and_writes_nothing(tmp_path: Path) -> None:
+    shape = {"x": (np.float32, ["N", "time"])}
+    source = graph([onnx.helper.make_node("Relu", ["x"], ["y"])], shape, {"y": shape["x"]}, {})
+    with pytest.raises(UsageError) as caught:
+        read(onnx_file(tmp_path / "m.onnx", source), tmp_path / "out")
+    assert "--shape x=1,TIME" in str(caught.value)
+    assert caught.value.where == str(tmp_path / "m.onnx")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_shape_that_depends_on_the_data_is_refused_with_the_node(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("NonZero", ["x"], ["y"], name="find")]
+    source = graph(nodes, {"x": (np.float32, [2, 3])}, {"y": (np.int64, [2, None])}, {})
+    with pytest.raises(Unsupported) as caught:
+        read(onnx_file(tmp_path / "m.onnx", source), tmp_path / "out")
+    assert caught.value.reasons[0].node == "find (NonZero)"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"state": "w.pt"}, "--state belongs to"), ({"opset": 17}, "opset: got 17")],
+)
+def test_an_option_that_does_not_apply_is_refused(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(onnx_file(tmp_path / "m.onnx", classifier()), tmp_path / "out", **options)
+
+
+# PyTorch
+
+
+def test_a_module_becomes_the_same_bytes_from_another_folder_and_keeps_rich_operators(
+    torch_files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "moved").mkdir()
+    shutil.copy(torch_files / "net.py", tmp_path / "moved" / "net.py")
+    first = read(f"{torch_files}/net.py:make", tmp_path / "one")
+    second = read(f"{tmp_path}/moved/net.py:make", tmp_path / "two")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.source_digest == second.source_digest
+    found = operators(onnx.load(first.path))
+    assert found.count("HardSwish") == 3
+    assert found.count("LayerNormalization") == found.count("Gelu") == 1
+    assert "BatchNormalization" not in found
+    assert [t.name for t in first.signature.inputs] == ["image"]
+    assert [t.name for t in first.signature.outputs] == ["logits", "age"]
+    assert "exported by PyTorch's legacy exporter at opset 20" in first.notes
+
+
+def test_integers_keywords_and_nested_outputs_are_read(torch_files: Path, tmp_path: Path) -> None:
+    model = read(f"{torch_files}/net.py:tagger", tmp_path / "out", shapes={"ids": (1, 7)})
+    assert [str(t) for t in model.signature.inputs] == ["ids: int64[1, 7]", "scale: float32[1]"]
+    assert [str(t) for t in model.signature.outputs] == [
+        "output: float32[1, 7, 16]",
+        "output_1: float32[2, 1, 8]",
+    ]
+    assert operators(onnx.load(model.path)).count("LSTM") == 1
+
+
+def test_a_branch_on_the_data_is_refused_with_the_reason_of_each_exporter(
+    torch_files: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Unsupported) as caught:
+        read(f"{torch_files}/net.py:branch", tmp_path / "out")
+    legacy, dynamo = caught.value.reasons
+    assert "does not answer like the module: output 'output': differs by up to" in legacy.why
+    assert "data-dependent" in dynamo.why
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_torchscript_is_read_in_eval_mode_when_it_is_trusted(torch_files: Path, tmp_path: Path) -> None:
+    shapes = {"image": (1, 3, 8, 8), "bias": (1, 4)}
+    with pytest.raises(UsageError, match="run code"):
+        read(torch_files / "script.pt", tmp_path / "out", shapes=shapes)
+    model = read(torch_files / "script.pt", tmp_path / "out", shapes=shapes, trust=True)
+    assert [str(t) for t in model.signature.inputs] == ["image: float32[1, 3, 8, 8]", "bias: float32[1, 4]"]
+    assert [t.name for t in model.signature.outputs] == ["output", "output_1"]
+    assert "Dropout" not in operators(onnx.load(model.path))
+
+
+def test_an_exported_program_is_read_with_a_batch_of_1(torch_files: Path, tmp_path: Path) -> None:
+    needed("onnxscript")
+    model = read(torch_files / "dynamic.pt2", tmp_path / "out", trust=True)
+    assert [str(t) for t in model.signature.inputs] == ["image: float32[1, 3, 8, 8]", "bias: float32[1, 4]"]
+    assert "exported by PyTorch's dynamo exporter" in model.notes
+    assert "dimension 0 of the input 'image' was dynamic and is fixed to 1" in model.notes
+    assert str(torch_files).encode() not in model.path.read_bytes()
+
+
+def test_the_reading_loads_no_framework_in_the_caller() -> None:
+    loaded = "sorted({'torch', 'onnx', 'onnxruntime', 'onnxsim'} & set(sys.modules))"
+    code = f"import sys, edgekit.pipeline.reading; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
