@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 __all__ = [
@@ -209,6 +208,8 @@ def error_from_json(data: dict[str, Any]) -> EdgekitError:
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """A phrase that names the allowed word nearest to `word`, or all of them when none is near."""
+    from difflib import get_close_matches  # 5 ms that --help and the runtime need not pay
+
     choices = sorted(allowed)
     close = get_close_matches(word, choices, n=1, cutoff=0.6)
     if close:

@@ -7,9 +7,8 @@ import argparse
 from edgekit.cli.answer import Answer, report_answer
 from edgekit.cli.options import add_deadline, number
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "latency, size and memory of every artifact beside the float source"
 DESCRIPTION = """\
 Time every artifact under OUT and the float source, each in a process of its own, rounds interleaved: median,
 p90, p99, size and peak memory. Updates OUT's report."""

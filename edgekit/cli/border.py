@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
@@ -118,6 +117,8 @@ def _write_log(err: Exception, words: list[str]) -> str:
 def _print_answer(answer: Answer, *, as_json: bool) -> None:
     text = answer.text
     if as_json:
+        import json
+
         text = json.dumps(answer.value, indent=2, allow_nan=False)
     if not text:
         return
@@ -130,8 +131,10 @@ def _print_answer(answer: Answer, *, as_json: bool) -> None:
 
 
 def _print_error(error: dict[str, Any], text: str, *, as_json: bool) -> None:
-    with contextlib.suppress(OSError):
-        if as_json:
+    if as_json:
+        import json
+
+        with contextlib.suppress(OSError):
             _write(sys.stdout, json.dumps({"error": error}, indent=2) + "\n")
     with contextlib.suppress(OSError):
         _write(sys.stderr, f"{_red('error:')} {text}\n")

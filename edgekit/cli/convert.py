@@ -7,9 +7,8 @@ import argparse
 from edgekit.cli.answer import Answer, report_answer
 from edgekit.cli.options import PRECISIONS, add_calibration, add_deadline, calibration_of, choice, shapes_of
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "lower a model for every target and precision you name"
 DESCRIPTION = """\
 Lower a trained model for every target and precision, check each artifact, and write a report.
 SOURCE is an ONNX file or a PyTorch model: module.py:factory (with --state), a torch.export .pt2, TorchScript.

@@ -10,9 +10,8 @@ from edgekit.cli.answer import Answer, size_text, table
 if TYPE_CHECKING:
     from edgekit.core.cpu import Saturation
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "what is installed, what is missing and the command that adds it"
 DESCRIPTION = """\
 Say what this machine can do: packages, engines (each imported in a process of its own), CUDA, the cache, and
 whether this CPU's int8 multiply-add saturates. The exit code is 0 when at least one engine works, else 1."""

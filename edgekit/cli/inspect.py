@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DESCRIPTION",
     "EXAMPLE",
-    "SUMMARY",
     "add_arguments",
     "execute",
     "refusals_of_target",
     "write_draft",
 ]
 
-SUMMARY = "signature, operators and size of a model or an artifact"
 DESCRIPTION = """\
 Say what FILE is. For an ONNX file: its signature, operators and multiply-adds, and what each target would
 refuse of it in float32. For an artifact folder: what its manifest says, its files verified. For a folder that
@@ -118,11 +116,12 @@ def write_draft(*, path: str, out: str) -> None:
     from pathlib import Path
 
     from edgekit.formats.onnx_file import load_onnx
-    from edgekit.graph import canonical
+    from edgekit.graph import canonical, fold_batchnorm, fold_constants, infer_shapes
 
-    prepared, _ = canonical.prepare(load_onnx(Path(path)), {})
-    canonical.save_model(prepared, Path(out))
-    canonical.finish(out, out)
+    model, _ = canonical.prepare(load_onnx(Path(path)), {})
+    for fold in (fold_constants, infer_shapes, fold_batchnorm, infer_shapes):
+        model = fold.apply(model).model
+    canonical.save_model(model, Path(out))
 
 
 def _asked(runner: StepRunner, path: Path, target: str) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from edgekit import __version__
-from edgekit.cli import benchmark, convert, doctor, inspect, run, targets, validate
 from edgekit.cli.options import add_common
 from edgekit.errors import UsageError, nearest
 
 __all__ = ["COMMANDS", "parse"]
 
+# name -> what it does in a line; edgekit/cli/<name>.py is imported when it is chosen
 COMMANDS = {
-    "convert": convert,
-    "validate": validate,
-    "benchmark": benchmark,
-    "run": run,
-    "targets": targets,
-    "inspect": inspect,
-    "doctor": doctor,
+    "convert": "lower a model for every target and precision you name",
+    "validate": "judge every artifact beside the source model on the same samples",
+    "benchmark": "latency, size and memory of every artifact beside the float source",
+    "run": "everything from one recipe: convert, validate, benchmark, verdict",
+    "targets": "list the targets and what each can do",
+    "inspect": "signature, operators and size of a model or an artifact",
+    "doctor": "what is installed, what is missing and the command that adds it",
 }
 
 _GLOBAL_OPTIONS = ("-h", "--help", "--version")
@@ -30,6 +32,20 @@ _EXIT_CODES = """\
 exit codes: 0 done, 1 a budget is not met (verdict fail), 2 wrong usage or bad input, 3 a package is missing,
 4 refused with the reasons, 5 a step failed, crashed or timed out, 70 a defect of edgekit, 130 interrupted.
 """
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows the width by itself: argparse would import shutil, with every compressor, to ask for it."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = int(os.environ.get("COLUMNS", "")) or 80
+        except ValueError:
+            try:
+                width = os.get_terminal_size(1).columns
+            except OSError:  # not a terminal
+                width = 80
+        super().__init__(prog, width=max(width, 40) - 2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,22 +91,23 @@ def _build(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParse
         prog="edgekit",
         description="One trained model in; small, fast artifacts out, each proven to answer like its source.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
     group = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     built: argparse.ArgumentParser | None = None
-    for name, module in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         if name != chosen:
-            group.add_parser(name, help=module.SUMMARY)
+            group.add_parser(name, help=summary)
             continue
+        module = import_module(f"edgekit.cli.{name}")
         built = group.add_parser(
             name,
-            help=module.SUMMARY,
+            help=summary,
             description=module.DESCRIPTION,
             epilog=module.EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         module.add_arguments(built)

@@ -6,9 +6,8 @@ import argparse
 
 from edgekit.cli.answer import Answer, report_answer
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "everything from one recipe: convert, validate, benchmark, verdict"
 DESCRIPTION = """\
 Convert, validate and benchmark as the recipe says. The exit code is 0 when every budget is kept, else 1.
 Relative paths in a recipe are taken from the recipe's own folder."""

@@ -6,9 +6,8 @@ import argparse
 
 from edgekit.cli.answer import Answer, table
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "list the targets and what each can do"
 DESCRIPTION = "List the target profiles, the precisions each offers, and what it refuses and why."
 EXAMPLE = "example: edgekit targets --json"
 

@@ -7,9 +7,8 @@ import argparse
 from edgekit.cli.answer import Answer, report_answer
 from edgekit.cli.options import METRICS, add_deadline, add_samples, choice, number, samples_of
 
-__all__ = ["DESCRIPTION", "EXAMPLE", "SUMMARY", "add_arguments", "execute"]
+__all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
-SUMMARY = "judge every artifact beside the source model on the same samples"
 DESCRIPTION = """\
 Run the source model and every artifact under OUT on the same samples: the metric of each, top-1 agreement,
 cosine, SQNR and the largest difference. Use samples that calibration has not seen. Updates OUT's report."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import shutil
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -67,19 +67,16 @@ def test_help_loads_no_framework_and_no_numpy(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_takes_less_than_150_ms(words: list[str]) -> None:
-    """The fastest of some runs, over what an empty Python takes above 20 ms: other work must not fail it."""
-
-    def fastest(command: list[str]) -> float:
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            subprocess.run(command, capture_output=True, timeout=60, check=True)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    interpreter = fastest([sys.executable, "-c", "pass"])
-    whole = fastest([sys.executable, "-m", "edgekit", *words])
-    assert whole - max(interpreter - 0.020, 0) < 0.150
+    """CPU time, the least of some runs: on a machine busy with other tests the wall clock lies."""
+    times = []
+    for _ in range(3):
+        command = [sys.executable, "-m", "edgekit", *words]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        times.append(used.ru_utime + used.ru_stime)
+    assert min(times) < 0.150
 
 
 def test_public_names_are_pinned() -> None:
