@@ -30,7 +30,7 @@ from edgekit.graph.walk import dimensions
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
-__all__ = ["finish", "prepare", "save_model", "signature_of", "simplify_file"]
+__all__ = ["finish", "prepare", "save_model", "signature_of"]
 
 _LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
 
@@ -48,15 +48,20 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     return _tidied(model), fixed.notes
 
 
-def finish(source: str, out: str) -> dict[str, Any]:
-    """The step: the passes of our own that end the reading, from file to file.
+def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
+    """The step: the passes that end the reading, from file to file; with `simplified`, onnxsim goes first.
 
-    BatchNormalization is folded, everything named, every tensor's shape written down. Returns the
-    signature as JSON. Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes.
+    BatchNormalization is folded, everything named, every tensor's shape written down. Returns {"signature":
+    as JSON, "notes": [...]}. Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes,
+    and `StepError` when onnxsim fails.
     """
     onnx = require("onnx")
-    model = fold_constants.apply(_tidied(onnx.load(source))).model
-    model = _tidied(model)
+    model = onnx.load(source)
+    notes: tuple[str, ...] = ()
+    if simplified:
+        result = simplify.apply(model)
+        model, notes = result.model, result.notes
+    model = _tidied(fold_constants.apply(_tidied(model)).model)
     model = fold_batchnorm.apply(model).model
     model = _tidied(strip_metadata.apply(model).model)
     reasons = infer_shapes.unknown_shapes(model)
@@ -64,15 +69,7 @@ def finish(source: str, out: str) -> dict[str, Any]:
         raise Unsupported("some tensors have no fixed shape", reasons=reasons[:12])
     onnx.checker.check_model(model, full_check=True)
     save_model(model, Path(out))
-    return {"signature": encode(signature_of(model))}
-
-
-def simplify_file(source: str, out: str) -> dict[str, Any]:
-    """The step: `simplify` from file to file; returns its notes."""
-    onnx = require("onnx")
-    result = simplify.apply(onnx.load(source))
-    save_model(result.model, Path(out))
-    return {"notes": list(result.notes)}
+    return {"signature": encode(signature_of(model)), "notes": list(notes)}
 
 
 def save_model(model: ModelProto, path: Path) -> None:

@@ -61,7 +61,7 @@ def generate_inputs(model_path: str | Path, seed: int) -> dict[str, NDArray[Any]
 
 
 def generate_files(model: str, out: list[str]) -> None:
-    """The step: write one generated input set to each file, with the seeds 0, 1, ..."""
+    """Write one generated input set to each file, with the seeds 0, 1, ..."""
     for seed, path in enumerate(out):
         save_arrays(Path(path), generate_inputs(model, seed))
 

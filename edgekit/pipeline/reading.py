@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,33 +67,26 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
             raise
 
 
-def prepare_onnx(model: str, out: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
+def prepare_onnx(model: str, out: str, shapes: dict[str, list[int]], inputs: list[str]) -> dict[str, Any]:
     """The step: read an ONNX file and bring it into the canonical opset with fixed inputs.
 
-    Returns {"parts": external data files, "notes": [...]}.
+    A generated input set is written to each of `inputs`. Returns {"parts": external data files, "notes"}.
     """
     from edgekit.formats.onnx_file import external_files, load_onnx
     from edgekit.graph.canonical import prepare, save_model
+    from edgekit.graph.generate import generate_files
 
     loaded = load_onnx(Path(model))
     prepared, notes = prepare(loaded, {name: tuple(shape) for name, shape in shapes.items()})
     save_model(prepared, Path(out))
+    generate_files(out, inputs)
     return {"parts": external_files(Path(model)), "notes": list(notes)}
 
 
 def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner, simplify: bool) -> Model:
     prepared = work / "prepared.onnx"
-    answer = runner.run(
-        "edgekit.pipeline.reading:prepare_onnx",
-        {"model": source.model, "out": str(prepared), "shapes": encode(source.shapes)},
-        label="read the ONNX file",
-    )
     inputs = tuple(work / f"{i}.inputs.npz" for i in range(_INPUT_SETS))
-    runner.run(
-        "edgekit.graph.generate:generate_files",
-        {"model": str(prepared), "out": [str(p) for p in inputs]},
-        label="generate inputs",
-    )
+    answer = _prepare(runner, source.model, prepared, source.shapes, inputs, "read the ONNX file")
     notes = list(answer["notes"])
     try:
         evidence = _Evidence(inputs=inputs, outputs=_run(source.model, inputs, work, runner, "source"))
@@ -148,11 +141,8 @@ def _exported(
     )
     prepared = folder / "prepared.onnx"
     try:
-        read = runner.run(
-            "edgekit.pipeline.reading:prepare_onnx",
-            {"model": str(folder / "exported.onnx"), "out": str(prepared), "shapes": answer["shapes"]},
-            label="read the exported graph",
-        )
+        exported = str(folder / "exported.onnx")
+        read = _prepare(runner, exported, prepared, answer["shapes"], (), "read the exported graph")
     except UsageError as err:  # the exporter's file is at fault, not the user
         why = "; ".join((err.message, *err.problems))
         raise Unsupported(f"its file is not valid: {why}") from err
@@ -168,41 +158,50 @@ def _finished(
     prepared: Path, evidence: _Evidence, work: Path, out: Path, runner: StepRunner, simplify: bool
 ) -> tuple[Signature, list[str]]:
     """The simplified graph where it answers like the source, else the plain one; written to `out`."""
-    notes: list[str] = []
     reason = "not asked for"
     if simplify:
-        simplified, final = work / "simplified.onnx", work / "final.onnx"
+        final = work / "simplified.onnx"
         try:
-            answer = _step(runner, "edgekit.graph.canonical:simplify_file", prepared, simplified, "simplify")
-            signature = _finish(runner, simplified, final)
+            signature, notes = _finish(runner, prepared, final, simplified=True)
             difference = _disagreement(final, evidence, work, runner)
             if difference is None:
                 _deliver(final, out)
-                return signature, list(answer["notes"])
+                return signature, notes
             reason = f"the simplified graph does not answer like its input: {difference}"
         except (StepError, Unsupported, MissingPackage) as err:
             reason = err.message
         runner.on_event(Event(step="simplify", state="note", note=f"not simplified: {reason}"))
-    notes.append(f"not simplified: {reason}")
     final = work / "plain.onnx"
-    signature = _finish(runner, prepared, final)
+    signature, notes = _finish(runner, prepared, final, simplified=False)
     difference = _disagreement(final, evidence, work, runner)
     if difference is not None:
         raise Unsupported(
             "the canonical graph does not answer like the source", reasons=[Reason(why=str(difference))]
         )
     _deliver(final, out)
-    return signature, notes
+    return signature, [*notes, f"not simplified: {reason}"]
 
 
-def _finish(runner: StepRunner, source: Path, out: Path) -> Signature:
-    answer = _step(runner, "edgekit.graph.canonical:finish", source, out, "finish the graph")
-    return decode(Signature, answer["signature"], where="signature")
-
-
-def _step(runner: StepRunner, function: str, source: Path, out: Path, label: str) -> Mapping[str, Any]:
-    value: Mapping[str, Any] = runner.run(function, {"source": str(source), "out": str(out)}, label=label)
+def _prepare(
+    runner: StepRunner,
+    model: str,
+    out: Path,
+    shapes: Mapping[str, Sequence[int]],
+    inputs: tuple[Path, ...],
+    label: str,
+) -> dict[str, Any]:
+    arguments = {"model": model, "out": str(out), "shapes": encode(shapes), "inputs": encode(inputs)}
+    value: dict[str, Any] = runner.run("edgekit.pipeline.reading:prepare_onnx", arguments, label=label)
     return value
+
+
+def _finish(runner: StepRunner, source: Path, out: Path, *, simplified: bool) -> tuple[Signature, list[str]]:
+    answer = runner.run(
+        "edgekit.graph.canonical:finish",
+        {"source": str(source), "out": str(out), "simplified": simplified},
+        label="simplify" if simplified else "finish the graph",
+    )
+    return decode(Signature, answer["signature"], where="signature"), answer["notes"]
 
 
 def _run(

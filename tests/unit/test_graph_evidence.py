@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,8 @@ def test_inspecting_garbage_is_an_error_of_use(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x00" * 20)
     with pytest.raises(UsageError, match="not a valid ONNX file"):
         inspect_model(str(tmp_path / "m.onnx"))
+
+
+def test_torch_can_be_found_again_after_simplifying() -> None:
+    simplify.apply(rich())
+    assert sys.modules.get("torch", "not loaded") is not None
