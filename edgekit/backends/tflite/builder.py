@@ -40,6 +40,7 @@ class Builder:
         for step in make_plan(self.source, self.table):
             self._step(step)
         for name in self.source.outputs:
+            self._check_output(name)
             tensor = self.integers.get(name) if self.quantized_io else None
             self.graph.outputs.append(Port(name=name, tensor=tensor or self.value(name)))
         return self.graph
@@ -59,6 +60,15 @@ class Builder:
             )
         self.graph.inputs.append(Port(name=name, tensor=tensor))
 
+    def _check_output(self, name: str) -> None:
+        dtype, shape = self.source.dtypes.get(name, "float32"), self.source.shapes.get(name, ())
+        if dtype not in DTYPES:
+            self.reasons.append(
+                Reason(why=f"the output {name!r} is {dtype}", hint=f"allowed: {', '.join(DTYPES)}")
+            )
+        if 0 in shape:
+            self.reasons.append(Reason(why=f"the output {name!r} is empty: {shape}", hint="remove it"))
+
     def _step(self, step: Step) -> None:
         node = step.node
         try:
@@ -70,7 +80,7 @@ class Builder:
                 hint = f"{nearest(node.op_type, self.table)}; the list is in edgekit.backends.tflite.lowering"
                 raise Refusal(f"{node.op_type} has no lowering to LiteRT", hint)
             else:
-                self._check_types(step)
+                self._check_types(step, lowering)
                 lowering.emit(Op(self, step))
         except Refusal as refusal:
             self.reasons.append(Reason(node=node.name, why=refusal.why, hint=refusal.hint))
@@ -81,8 +91,15 @@ class Builder:
                 shape, dtype = self.source.shapes[name], self.source.dtypes.get(name, "float32")
                 self.values[name] = Tensor(name=name, shape=shape, dtype=dtype)
 
-    def _check_types(self, step: Step) -> None:
+    def _check_types(self, step: Step, lowering: Lowering) -> None:
+        data = step.node.inputs[lowering.data]
+        dtype = self.source.dtypes.get(data, "float32")
+        if dtype not in lowering.dtypes:
+            allowed = ", ".join(lowering.dtypes)
+            raise Refusal(f"{step.node.op_type} of {dtype}", f"LiteRT's kernel takes {allowed}: cast first")
         for name in (*step.node.inputs, *step.outputs):
+            if name and name not in self.source.constants and 0 in self.source.shapes.get(name, ()):
+                raise Refusal(f"{name!r} is empty: {self.source.shapes[name]}", "LiteRT has no empty tensors")
             if name and self.source.dtypes.get(name, "float32") not in DTYPES:
                 dtype = self.source.dtypes[name]
                 raise Refusal(f"{name!r} is {dtype}", f"LiteRT here takes {', '.join(DTYPES)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Graph, Operator, Tensor
+from edgekit.backends.tflite.ir import Graph, Operator, Tensor, reshape
 from edgekit.backends.tflite.layout_reshape import moves_only_ones
 
 __all__ = ["drop_dead", "half_weights", "merge_reshapes", "separate_ports", "transpose_codes"]
@@ -23,41 +23,30 @@ def merge_reshapes(graph: Graph) -> None:
     kept = []
     for op in graph.operators:
         op.inputs = [alias.get(t, t) if t is not None else None for t in op.inputs]
-        _transpose_to_reshape(op)
-        if op.kind == "RESHAPE":
+        if op.kind == "RESHAPE" or _is_reshape(op):
             first = op.inputs[0]
             assert first is not None
             x = source.get(first, first)
             if x.shape == op.output.shape:
                 alias[op.output] = x
                 continue
-            op.inputs[0] = x
             source[op.output] = x
-        kept.append(op)
+            kept.append(reshape(x, op.output, origin=op.origin))
+        else:
+            kept.append(op)
     graph.operators = kept
     for port in graph.outputs:
         port.tensor = alias.get(port.tensor, port.tensor)
 
 
-def _transpose_to_reshape(op: Operator) -> None:
+def _is_reshape(op: Operator) -> bool:
     if op.kind != "TRANSPOSE":
-        return
+        return False
     x, perm = op.inputs
     assert x is not None
     assert perm is not None
     assert perm.data is not None
-    if moves_only_ones(x.shape, [int(axis) for axis in perm.data]):
-        _make_reshape(op, op.output.shape)
-
-
-def _make_reshape(op: Operator, shape: tuple[int, ...]) -> None:
-    data = np.asarray(shape, np.int32)
-    op.kind = "RESHAPE"
-    op.inputs = [
-        op.inputs[0],
-        Tensor(name=f"{op.output.name}/shape", shape=data.shape, dtype="int32", data=data),
-    ]
-    op.options = {"new_shape": shape}
+    return moves_only_ones(x.shape, [int(axis) for axis in perm.data])
 
 
 def transpose_codes(graph: Graph) -> None:
@@ -98,9 +87,7 @@ def separate_ports(graph: Graph) -> None:
         x = port.tensor
         if x in taken or x.data is not None:
             copy = Tensor(name=port.name, shape=x.shape, dtype=x.dtype, quant=x.quant)
-            op = Operator(kind="RESHAPE", inputs=[x], outputs=[copy], origin=port.name)
-            _make_reshape(op, x.shape)
-            graph.operators.append(op)
+            graph.operators.append(reshape(x, copy, origin=port.name))
             port.tensor = copy
         taken.add(port.tensor)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Graph", "Operator", "OptionValue", "Port", "Quant", "Tensor", "size_of"]
+__all__ = ["Array", "Graph", "Operator", "OptionValue", "Port", "Quant", "Tensor", "reshape", "size_of"]
 
 Array = NDArray[Any]
 OptionValue = int | float | bool | str | tuple[int, ...]
@@ -114,6 +115,18 @@ class Graph:
     def count(self, kind: str) -> int:
         """How many operators of this kind there are."""
         return sum(op.kind == kind for op in self.operators)
+
+
+def reshape(x: Tensor, output: Tensor, *, origin: str) -> Operator:
+    """RESHAPE of `x` to the shape of `output`."""
+    shape = np.asarray(output.shape, np.int32)
+    if not output.shape:  # a scalar: an empty constant is none to the engine, this is its old spelling
+        return Operator(
+            kind="RESHAPE", inputs=[x], outputs=[output], options={"new_shape": (0,)}, origin=origin
+        )
+    parameter = Tensor(name=f"{output.name}/shape", shape=shape.shape, dtype="int32", data=shape)
+    options = {"new_shape": output.shape}
+    return Operator(kind="RESHAPE", inputs=[x, parameter], outputs=[output], options=options, origin=origin)
 
 
 def size_of(shape: Sequence[int]) -> int:

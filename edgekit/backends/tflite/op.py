@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Array, OptionValue, Quant, Tensor
+from edgekit.backends.tflite.ir import Array, OptionValue, Quant, Tensor, reshape
 from edgekit.backends.tflite.plan import Activation, Step
 
 if TYPE_CHECKING:
@@ -216,7 +216,9 @@ class Op:
         """x.reshape(shape)."""
         if tuple(shape) == x.shape:
             return x
-        return self.move("RESHAPE", x, shape, self.indices(shape), new_shape=tuple(shape))
+        output = Tensor(name=self.name, shape=tuple(shape), dtype=x.dtype, quant=x.quant)
+        self.builder.graph.operators.append(reshape(x, output, origin=self.node.name))
+        return output
 
     def expand(self, x: Tensor, rank: int) -> Tensor:
         """`x` with leading dimensions of 1 up to `rank`, as ONNX broadcasting sees it; constants directly."""

@@ -56,13 +56,16 @@ class Lowering:
 
     `emit` writes the operators. `integer` says whether the site may become an integer operator; None: never.
     `moves` marks operators that only move or pick values: they keep the quantization of their input, so they
-    need no quantizer behind them. `fuses`: a following Relu or Clip belongs to it.
+    need no quantizer behind them. `fuses`: a following Relu or Clip belongs to it. `dtypes`: what the kernel
+    takes as ONNX input number `data` when that is not quantized: others abort the engine or are wrong.
     """
 
     emit: Callable[[Op], None]
     integer: Callable[[Site], bool] | None = None
     moves: bool = False
     fuses: bool = False
+    dtypes: tuple[str, ...] = ("float32",)
+    data: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

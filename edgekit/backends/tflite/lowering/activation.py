@@ -7,7 +7,7 @@ import numpy as np
 from edgekit.backends.tflite.ir import Tensor
 from edgekit.backends.tflite.lowering.elementwise import unary
 from edgekit.backends.tflite.lowering.rules import fixed_output, rescales
-from edgekit.backends.tflite.op import Op, Refusal
+from edgekit.backends.tflite.op import Op
 from edgekit.backends.tflite.plan import Lowering, clip_bounds
 
 __all__ = ["OPERATORS"]
@@ -18,8 +18,6 @@ _BUILTIN = {(0.0, float("inf")): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU
 def clip(op: Op) -> None:
     """Relu and Clip that nothing absorbed."""
     x = op.input()
-    if x.dtype != "float32":
-        raise Refusal(f"{op.node.op_type} of {x.dtype}", "cast to float32 first")
     bounds = clip_bounds(op.builder.source, op.node)
     if bounds is None:
         op.result(_computed_clip(op, x))

@@ -14,7 +14,9 @@ from edgekit.backends.tflite.plan import Lowering
 __all__ = ["OPERATORS", "operands"]
 
 _FUSED = ("ADD", "SUB", "MUL", "DIV")
-_INTEGERS = ("int32", "int64")
+_NUMBERS = ("float32", "int32", "int64")
+_VALUES = (*_NUMBERS, "bool")
+_BYTES = (*_VALUES, "int8", "uint8")
 
 
 def operands(op: Op, *indices: int) -> list[Tensor]:
@@ -28,8 +30,6 @@ def unary(kind: str) -> Callable[[Op], None]:
 
     def emit(op: Op) -> None:
         x = op.input()
-        if not op.integer and x.dtype != "float32":
-            raise Refusal(f"{op.node.op_type} of {x.dtype}", "cast to float32 first")
         op.result(op.emit(kind, [x], x.shape))
 
     return emit
@@ -63,8 +63,6 @@ def variadic(kind: str) -> Callable[[Op], None]:
 
 def div(op: Op) -> None:
     a, b = operands(op, 0, 1)
-    if a.dtype == "int64":
-        raise Refusal("Div of int64", "cast to int32 or float32")
     op.result(op.emit("DIV", [a, b], op.out_shape(), dtype=a.dtype, fused_activation_function=op.activation))
 
 
@@ -72,8 +70,6 @@ def power(op: Op) -> None:
     """POW runs outside XNNPACK, so the two common exponents have operators of their own."""
     exponent = op.constant(1)
     x = op.input()
-    if x.dtype != "float32":
-        raise Refusal(f"Pow of {x.dtype}", "cast to float32 first")
     if exponent is not None and exponent.size == 1 and len(exponent.shape) <= len(x.shape):
         special = {2.0: "SQUARE", 0.5: "SQRT"}.get(float(exponent.item()))
         if special:
@@ -126,28 +122,28 @@ _UNARY = {
     "Sign": "SIGN",
 }
 _COMPARISON = {
-    "Equal": "EQUAL",
     "Less": "LESS",
     "LessOrEqual": "LESS_EQUAL",
     "Greater": "GREATER",
     "GreaterOrEqual": "GREATER_EQUAL",
-    "And": "LOGICAL_AND",
-    "Or": "LOGICAL_OR",
 }
+_LOGIC = {"And": "LOGICAL_AND", "Or": "LOGICAL_OR"}
 
 OPERATORS = {
-    "Add": Lowering(emit=binary("ADD"), integer=add_ratios, fuses=True),
-    "Sub": Lowering(emit=binary("SUB"), integer=add_ratios, fuses=True),
-    "Mul": Lowering(emit=binary("MUL"), integer=mul_ratio, fuses=True),
-    "Div": Lowering(emit=div, fuses=True),
+    "Add": Lowering(emit=binary("ADD"), integer=add_ratios, fuses=True, dtypes=_NUMBERS),
+    "Sub": Lowering(emit=binary("SUB"), integer=add_ratios, fuses=True, dtypes=_NUMBERS),
+    "Mul": Lowering(emit=binary("MUL"), integer=mul_ratio, fuses=True, dtypes=_NUMBERS),
+    "Div": Lowering(emit=div, fuses=True, dtypes=("float32", "int32")),
     "Pow": Lowering(emit=power),
     "Reciprocal": Lowering(emit=reciprocal),
-    "Max": Lowering(emit=variadic("MAXIMUM")),
-    "Min": Lowering(emit=variadic("MINIMUM")),
+    "Max": Lowering(emit=variadic("MAXIMUM"), dtypes=_NUMBERS),
+    "Min": Lowering(emit=variadic("MINIMUM"), dtypes=_NUMBERS),
     "Sum": Lowering(emit=variadic("ADD")),
-    "Where": Lowering(emit=select),
-    "Cast": Lowering(emit=cast),
-    "Not": Lowering(emit=logical_not),
+    "Where": Lowering(emit=select, dtypes=_VALUES, data=1),
+    "Cast": Lowering(emit=cast, dtypes=_BYTES),
+    "Not": Lowering(emit=logical_not, dtypes=("bool",)),
     **{name: Lowering(emit=unary(kind)) for name, kind in _UNARY.items()},
-    **{name: Lowering(emit=binary(kind, out="bool")) for name, kind in _COMPARISON.items()},
+    **{name: Lowering(emit=binary(kind, out="bool"), dtypes=_NUMBERS) for name, kind in _COMPARISON.items()},
+    "Equal": Lowering(emit=binary("EQUAL", out="bool"), dtypes=_VALUES),
+    **{name: Lowering(emit=binary(kind, out="bool"), dtypes=("bool",)) for name, kind in _LOGIC.items()},
 }

@@ -110,6 +110,8 @@ def depth_to_space(op: Op) -> None:
 
 
 def space_to_depth(op: Op) -> None:
+    if op.attr("mode", "DCR") != "DCR":
+        raise Refusal(f"SpaceToDepth with mode {op.attr('mode', '')!r}", "DCR is lowered")
     x, block = op.input(), op.attr("blocksize", 1)
     n, c, h, w = x.shape
     y = op.transpose(x, (0, 2, 3, 1))
@@ -125,17 +127,19 @@ def expand(op: Op) -> None:
         op.result(op.move("BROADCAST_TO", x, shape, op.indices(shape)))
 
 
+_ANY = ("float32", "int32", "int64", "bool")
+
 OPERATORS = {
-    "Reshape": Lowering(emit=reshape, integer=first_quantized, moves=True),
-    "Flatten": Lowering(emit=reshape, integer=first_quantized, moves=True),
-    "Squeeze": Lowering(emit=reshape, integer=first_quantized, moves=True),
-    "Unsqueeze": Lowering(emit=reshape, integer=first_quantized, moves=True),
-    "Identity": Lowering(emit=identity, integer=first_quantized, moves=True),
-    "Dropout": Lowering(emit=identity, integer=first_quantized, moves=True),
-    "Transpose": Lowering(emit=transpose, integer=first_quantized, moves=True),
-    "Concat": Lowering(emit=concat, integer=same_scales, moves=True),
-    "Pad": Lowering(emit=pad, integer=_pad_rule, moves=True),
-    "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True),
-    "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True),
-    "Expand": Lowering(emit=expand, integer=first_quantized, moves=True),
+    "Reshape": Lowering(emit=reshape, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Flatten": Lowering(emit=reshape, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Squeeze": Lowering(emit=reshape, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Unsqueeze": Lowering(emit=reshape, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Identity": Lowering(emit=identity, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Dropout": Lowering(emit=identity, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Transpose": Lowering(emit=transpose, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Concat": Lowering(emit=concat, integer=same_scales, moves=True, dtypes=_ANY),
+    "Pad": Lowering(emit=pad, integer=_pad_rule, moves=True, dtypes=_ANY),
+    "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True, dtypes=_ANY),
+    "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Expand": Lowering(emit=expand, integer=first_quantized, moves=True, dtypes=_ANY),
 }

@@ -30,8 +30,6 @@ def reduce(kind: str) -> Callable[[Op], None]:
         if not axes:
             op.result(x)
             return
-        if x.dtype == "bool":
-            raise Refusal(f"{op.node.op_type} of bool", "cast to int32 first")
         dtype = "" if op.integer else x.dtype
         keep = bool(op.attr("keepdims", 1))
         op.result(op.emit(kind, [x, op.indices(axes)], op.out_shape(), dtype=dtype, keep_dims=keep))
@@ -64,12 +62,14 @@ def _data_same(site: Site) -> bool:
     return quantized(site, 0)
 
 
+_NUMBERS = ("float32", "int32", "int64")
+
 OPERATORS = {
-    "ReduceMean": Lowering(emit=reduce("MEAN"), integer=_plain(_data_same)),
-    "ReduceSum": Lowering(emit=reduce("SUM"), integer=_plain(_data_same)),
-    "ReduceMax": Lowering(emit=reduce("REDUCE_MAX"), integer=_plain(_data_same), moves=True),
-    "ReduceMin": Lowering(emit=reduce("REDUCE_MIN")),
-    "ReduceProd": Lowering(emit=reduce("REDUCE_PROD")),
-    "ArgMax": Lowering(emit=arg("ARG_MAX")),
-    "ArgMin": Lowering(emit=arg("ARG_MIN")),
+    "ReduceMean": Lowering(emit=reduce("MEAN"), integer=_plain(_data_same), dtypes=_NUMBERS),
+    "ReduceSum": Lowering(emit=reduce("SUM"), integer=_plain(_data_same), dtypes=_NUMBERS),
+    "ReduceMax": Lowering(emit=reduce("REDUCE_MAX"), integer=_plain(_data_same), moves=True, dtypes=_NUMBERS),
+    "ReduceMin": Lowering(emit=reduce("REDUCE_MIN"), dtypes=_NUMBERS),
+    "ReduceProd": Lowering(emit=reduce("REDUCE_PROD"), dtypes=_NUMBERS),
+    "ArgMax": Lowering(emit=arg("ARG_MAX"), dtypes=_NUMBERS),
+    "ArgMin": Lowering(emit=arg("ARG_MIN"), dtypes=_NUMBERS),
 }

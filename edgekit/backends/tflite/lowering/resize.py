@@ -24,9 +24,7 @@ def resize(op: Op) -> None:
     where = op.attr("coordinate_transformation_mode", "half_pixel")
     if op.has(2) and (scales := op.constant(2)) is not None and scales.size == 4:
         ratios = [o / i for o, i in zip(out, x.shape, strict=True)]
-        if where != "align_corners" and any(
-            abs(r - s) > 1e-6 * r for r, s in zip(ratios, scales, strict=True)
-        ):
+        if any(abs(r - s) > 1e-6 * r for r, s in zip(ratios, scales, strict=True)):
             raise Refusal("Resize scales that are not the ratio of the sizes", "give sizes instead of scales")
     if where == "pytorch_half_pixel" and min(out[2:]) > 1:
         where = "half_pixel"

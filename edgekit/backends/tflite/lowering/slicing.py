@@ -86,8 +86,10 @@ def gather(op: Op) -> None:
     op.result(op.move("GATHER", x, op.out_shape(), op.const(indices), axis=axis, batch_dims=0))
 
 
+_ANY = ("float32", "int32", "int64", "bool")
+
 OPERATORS = {
-    "Slice": Lowering(emit=slice_, integer=first_quantized, moves=True),
-    "Split": Lowering(emit=split, integer=first_quantized, moves=True),
-    "Gather": Lowering(emit=gather, integer=first_quantized, moves=True),
+    "Slice": Lowering(emit=slice_, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Split": Lowering(emit=split, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Gather": Lowering(emit=gather, integer=first_quantized, moves=True, dtypes=_ANY),
 }
