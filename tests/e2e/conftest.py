@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the digits network trained once, the command line in a process of its own."""
+"""What the end-to-end tests share: the digits network, trained once, and the command line as a process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def digits(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edgekit(root: Path, tmp_path: Path) -> Command:
-    """`edgekit("convert", ...)`: run the command line from `tmp_path`; options of subprocess.run by keyword."""
+    """`edgekit("convert", ...)`: run the command line from `tmp_path`."""
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         extra = options.pop("environment", {})

@@ -23,7 +23,8 @@ def convert(small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def run(source: str = "model.onnx", calibration: str = "calibration.npz", *more: str) -> tuple[int, str]:
         targets = () if "-t" in more else ("-t", "onnxruntime")
-        words = ["convert", source, *targets, "--precision", "int8", "--calibration", calibration, "-o", "out"]
+        words = ["convert", source, *targets, "--precision", "int8", "-o", "out"]
+        words += ["--calibration", calibration]
         before = {p.name for p in small.iterdir()}
         code = main([*words, *more])
         assert {p.name for p in small.iterdir()} == before, "something was left behind"

@@ -16,7 +16,9 @@ ENGINES = ("tflite", "openvino", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def outcome(root: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def outcome(
+    root: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """The output folder and the report of the example's own recipe, run as the README says."""
     work = tmp_path_factory.mktemp("digits-run")
     recipe = (root / "examples" / "digits" / "recipe.toml").read_text(encoding="utf-8")
@@ -82,7 +84,8 @@ def test_the_report_has_every_field_that_was_promised(outcome):
     artifact = entry(report, "tflite", "int8")
     assert {
         "target", "precision", "status", "reasons", "path", "size_bytes", "integer_share", "accuracy",
-        "top1_agreement", "sqnr_db", "cosine", "max_abs", "latency_ms", "speedup", "peak_memory_bytes", "verdict",
+        "top1_agreement", "sqnr_db", "cosine", "max_abs", "latency_ms", "speedup", "peak_memory_bytes",
+        "verdict",
     } <= set(artifact)  # fmt: skip
     assert {"metric", "source", "artifact", "drop", "n"} <= set(artifact["accuracy"])
     assert {"median", "p90", "p99", "n", "threads"} <= set(artifact["latency_ms"])
