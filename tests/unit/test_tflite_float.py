@@ -183,6 +183,7 @@ CASES = {
     "reshape": single("Reshape", IMAGE, ints(1, -1, 4)),
     "transpose": single("Transpose", IMAGE, perm=[0, 3, 2, 1]),
     "transpose 5d": single("Transpose", (1, 2, 3, 4, 5), perm=[0, 2, 1, 4, 3]),
+    "squeeze to a scalar": single("Squeeze", (1, 1)),
     "squeeze": single("Squeeze", (1, 3, 1, 4), ints(0, 2)),
     "unsqueeze": single("Unsqueeze", (3, 4), ints(0, 3)),
     "pad": single("Pad", IMAGE, ints(0, 0, 1, 2, 0, 1, 0, 3)),

@@ -75,6 +75,19 @@ REFUSED = {
         single("Resize", IMAGE, None, np.float32([1, 1, 1.7, 1.7]), mode="linear"),
         "not the ratio",
     ),
+    "bytes without a scale": (single("Add", (IMAGE, "uint8"), (IMAGE, "uint8")), "Add of uint8"),
+    "nothing left": (single("Slice", IMAGE, np.int64([3]), np.int64([3])), "is empty"),
+    "corners of a broken ratio": (
+        single(
+            "Resize",
+            IMAGE,
+            None,
+            np.float32([1, 1, 0.6, 0.6]),
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        ),
+        "not the ratio",
+    ),
     "computed pads": (
         graph(
             [

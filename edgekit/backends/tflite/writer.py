@@ -6,6 +6,7 @@ constants share a buffer, buffers lie on 16 bytes.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class _Writer:
         self.flatbuffers = require("flatbuffers", needed_for="writing a .tflite file")
         self.graph = graph
         self.buffers: list[Array | None] = [None]
-        self.buffer_index: dict[tuple[bytes, str], int] = {}
+        self.buffer_index: dict[tuple[bytes, int], int] = {}
         self.tensors: dict[Tensor, int] = {}
         self.codes: dict[tuple[str, int], int] = {}
         self.names: set[str] = set()
@@ -195,7 +196,7 @@ class _Writer:
     def _buffer(self, data: Array) -> int:
         if data.size == 0:
             return 0
-        key = (data.tobytes(), data.dtype.str)
+        key = (hashlib.sha256(data.tobytes()).digest(), data.nbytes)
         if key not in self.buffer_index:
             self.buffer_index[key] = len(self.buffers)
             self.buffers.append(data)
