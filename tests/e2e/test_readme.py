@@ -15,7 +15,7 @@ LANGUAGES = ("bash", "python")
 
 
 def blocks(root: Path) -> list[tuple[str, str]]:
-    """Every block that is meant to run: (language, text). Blocks marked `text` are output or need a network."""
+    """Every block that is meant to run: (language, text). `text` blocks are output or need a network."""
     text = (root / "README.md").read_text(encoding="utf-8")
     found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return [(language, body) for language, body in found if language in LANGUAGES]
