@@ -73,6 +73,7 @@ def convert(
     shapes: Mapping[str, Sequence[int]] | None = None,
     simplify: bool = True,
     quantized_io: bool = False,
+    allow_refused: Sequence[str] = (),
     overwrite: bool = False,
     deadline_s: float = 900.0,
     on_event: Listener = silent,
@@ -80,7 +81,8 @@ def convert(
     """Lower a model for every target and precision into the new folder `output`, with its report.
 
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
-    first axis, or `CalibrationOptions`. Raises `EdgekitError`; nothing is written then.
+    first axis, or `CalibrationOptions`. `allow_refused` names "target/precision" pairs whose refusal does not
+    fail the verdict. Raises `EdgekitError`; nothing is written then.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         if calibration is not None and not isinstance(calibration, CalibrationOptions):
@@ -94,6 +96,7 @@ def convert(
                 calibration=calibration,
                 simplify=simplify,
                 quantized_io=quantized_io,
+                allow_refused=tuple(allow_refused),
                 overwrite=overwrite,
                 deadline_s=deadline_s,
             ),

@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--allow-refused", metavar="TARGET/PRECISION", action="append", default=[],
+        help="an artifact whose refusal is expected and does not fail the verdict; may be repeated",
+    )  # fmt: skip
     add_deadline(parser)
     add_calibration(parser)
     model = parser.add_argument_group("model")
@@ -63,6 +67,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
             shapes=shapes,
             simplify=not arguments.no_simplify,
             quantized_io=arguments.quantized_io,
+            allow_refused=arguments.allow_refused,
             overwrite=arguments.overwrite,
             deadline_s=arguments.deadline,
             on_event=listener,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
+from edgekit.core.cpu import detect_cpu, int8_multiply_add_saturates
 from edgekit.core.packages import EXTRAS, installed_version
 
 __all__ = ["describe_machine", "package_versions"]
@@ -14,7 +14,7 @@ __all__ = ["describe_machine", "package_versions"]
 def describe_machine() -> dict[str, str]:
     """Processor, cores available to this process, memory, system, Python; no host or user name."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": _cpu(),
         "architecture": platform.machine(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory_gib": _memory_gib(),
@@ -23,13 +23,10 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.processor() or "unknown"
+def _cpu() -> str:
+    cpu = detect_cpu()
+    saturates = {True: "saturates", False: "is exact", None: "is unknown"}
+    return f"{cpu.name} (its int8 multiply-add {saturates[int8_multiply_add_saturates(cpu).saturates]})"
 
 
 def _memory_gib() -> str:

@@ -18,7 +18,7 @@ from edgekit.core.packages import require
 from edgekit.core.progress import report_progress
 from edgekit.core.recipe import CalibrationOptions
 from edgekit.core.target import Int8Policy
-from edgekit.errors import UsageError
+from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.observers import FloatHistogram, RunningMean, RunningRange, add_reductions
 from edgekit.quantize.placement import place
@@ -81,6 +81,8 @@ def calibrate(
     """
     onnxruntime = require("onnxruntime", needed_for="calibration")
     index = index_graph(model)
+    if len(model.graph.node) > 1 and not model.graph.value_info:
+        raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
     tensors, averaged = _what_to_observe(index, policies)
     observed = add_reductions(model, tensors, averaged)
     if method == "percentile":
@@ -96,7 +98,8 @@ def calibrate(
     with ThreadPoolExecutor(max_workers=1) as counter:
         pending = None
         for sample, inputs in enumerate(batches):
-            values = {**inputs, **dict(zip(names, session.run(names, dict(inputs)), strict=True))}
+            fetched = session.run(names, dict(inputs)) if names else []  # [] would fetch every output
+            values = {**inputs, **dict(zip(names, fetched, strict=True))}
             if pending is not None:
                 pending.result()
             pending = counter.submit(observation.update, values, sample)

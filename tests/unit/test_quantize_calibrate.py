@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from quantize_models import classifier, pictures, run
+from quantize_models import GraphBuilder, classifier, pictures, run
 
 from edgekit.core.target import load_target
-from edgekit.errors import UsageError
+from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.observers import FloatHistogram
 
@@ -91,3 +91,18 @@ def test_the_histogram_of_a_relu_starts_at_zero():
     histogram = FloatHistogram()
     histogram.update(values)
     assert histogram.percentile_range(99.0)[0] == 0.0
+
+
+def test_a_model_with_nothing_to_quantize_has_no_ranges():
+    b = GraphBuilder()
+    b.add("Exp", ["image"], "y")
+    found = calibrate(b.build({"image": [1, 3, 8, 8]}, ["y"]), pictures(3), policies=POLICIES)
+    assert found.ranges == {}
+    assert found.samples == 3
+
+
+def test_a_graph_without_shapes_is_a_defect_that_is_said():
+    model = classifier()
+    del model.graph.value_info[:]
+    with pytest.raises(InternalError, match="shape_inference"):
+        calibrate(model, pictures(1), policies=POLICIES)
