@@ -22,6 +22,7 @@ from edgekit.graph import (
     inline_functions,
     lift_constants,
     name_nodes,
+    restore_softmax,
     simplify,
     strip_metadata,
 )
@@ -45,7 +46,7 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     fixed = fix_shapes.apply(model, shapes)
     model = strip_metadata.apply(fixed.model).model
     model = convert_opset.apply(model).model
-    return _tidied(model), fixed.notes
+    return _tidied(restore_softmax.apply(_tidied(model)).model), fixed.notes
 
 
 def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:

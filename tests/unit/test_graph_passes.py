@@ -161,6 +161,54 @@ def test_rich_operators_survive_the_conversion_whole() -> None:
     same_answers(before, after)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [([2, 10], 1), ([1, 5, 7], 2), ([1, 6, 1, 1], 1), ([2, 10], -1)])
+def test_a_softmax_of_an_old_opset_stays_one_node(shape: list[int], axis: int) -> None:
+    nodes = [node("Softmax", ["x"], ["y"], axis=axis)]
+    before = graph(nodes, {"x": (F, shape)}, {"y": (F, shape)}, {}, opset=11)
+    after, _ = prepare(copy(before), {})
+    assert operators(after) == ["Softmax"]
+    same_answers(before, after)
+
+
+def test_a_softmax_over_several_dimensions_at_once_keeps_its_meaning() -> None:
+    nodes = [node("Softmax", ["x"], ["y"], axis=1)]
+    before = graph(nodes, {"x": (F, [1, 3, 4, 4])}, {"y": (F, [1, 3, 4, 4])}, {}, opset=11)
+    after, _ = prepare(copy(before), {})
+    same_answers(before, after)
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_a_file_of_ir_version_3_lists_its_weights_as_inputs(opset: int) -> None:
+    before = classifier(opset=11, batch=1)
+    before.ir_version = 3
+    before.opset_import[0].version = opset
+    for tensor in before.graph.initializer:
+        before.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    after, _ = prepare(copy(before), {})
+    assert [v.name for v in after.graph.input] == ["image"]
+    same_answers(classifier(opset=11, batch=1), after)
+
+
+@pytest.mark.parametrize("scale", [2.0, 1.75])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_an_old_resize_keeps_its_grid(op: str, opset: int, mode: str, scale: float) -> None:
+    size = int(4 * scale)
+    weights = {"s": np.array([1, 1, scale, scale], F)}
+    nodes = [node(op, ["x", "s"], ["y"], mode=mode)]
+    before = graph(nodes, {"x": (F, [1, 3, 4, 4])}, {"y": (F, [1, 3, size, size])}, weights, opset=opset)
+    after, _ = prepare(copy(before), {})
+    assert operators(after) == ["Resize"]
+    same_answers(before, after)
+
+
+def test_an_operator_without_an_equal_in_the_canonical_opset_is_refused() -> None:
+    nodes = [node("RMSNormalization", ["x", "s"], ["y"])]
+    before = graph(nodes, {"x": (F, [2, 8])}, {"y": (F, [2, 8])}, {"s": normal(8)}, opset=23)
+    with pytest.raises(Unsupported, match="cannot be converted from opset 23 to 20"):
+        prepare(before, {})
+
+
 def test_local_functions_become_plain_nodes() -> None:
     function = helper.make_function(
         "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 20)]
