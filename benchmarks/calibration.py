@@ -61,15 +61,17 @@ def compare(model: Path, counts: list[int], methods: list[str], repeat: int) -> 
     for (who, method, n), runs in found.items():
         seconds = statistics.median(r["seconds"] for r in runs)
         plain = statistics.median(r["seconds"] for r in found["inference", "none", n])
-        rows.append({
-            "contender": who,
-            "method": method,
-            "samples": n,
-            "seconds": round(seconds, 3),
-            "times_plain_inference": round(seconds / plain, 2),
-            "peak_memory_mib": round(statistics.median(r["peak_mib"] for r in runs), 1),
-            "runs": len(runs),
-        })
+        rows.append(
+            {
+                "contender": who,
+                "method": method,
+                "samples": n,
+                "seconds": round(seconds, 3),
+                "times_plain_inference": round(seconds / plain, 2),
+                "peak_memory_mib": round(statistics.median(r["peak_mib"] for r in runs), 1),
+                "runs": len(runs),
+            }
+        )
     return {"model_mib": round(model.stat().st_size / 2**20, 1), "side": SIDE, "rows": rows}
 
 

@@ -154,9 +154,7 @@ def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
     with new_folder(place, overwrite=asked.overwrite) as out:
         report = _convert(asked, out, on_event=on_event)
         if asked.validation is not None:
-            report = _validate(
-                out, report, asked.validation, deadline_s=asked.deadline_s, on_event=on_event
-            )
+            report = _validate(out, report, asked.validation, deadline_s=asked.deadline_s, on_event=on_event)
         if asked.benchmark is not None:
             report = _benchmark(out, report, asked.benchmark, deadline_s=asked.deadline_s, on_event=on_event)
         return _finish(replace(report, budgets=asked.budgets, allow_refused=asked.allow_refused), out)

@@ -1,10 +1,10 @@
 """What lies where in an output folder.
 
-    OUT/report.json, report.md
-    OUT/<target>/<precision>/   manifest.json and the files of one artifact
-    OUT/source/onnx/            the canonical float graph as an ONNX Runtime artifact: the yardstick
-    OUT/source/<target>/        its float32 lowering, when float32 was not asked for: the latency baseline
-    OUT/source/example.npz      one sample of every input, in the source's layout
+OUT/report.json, report.md
+OUT/<target>/<precision>/   manifest.json and the files of one artifact
+OUT/source/onnx/            the canonical float graph as an ONNX Runtime artifact: the yardstick
+OUT/source/<target>/        its float32 lowering, when float32 was not asked for: the latency baseline
+OUT/source/example.npz      one sample of every input, in the source's layout
 """
 
 from __future__ import annotations

@@ -91,7 +91,10 @@ class StepRunner:
         search = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
         with _progress_pipe(self.on_event, label) as descriptor, log.open("wb") as output:
             environment = {
-                **os.environ, **self.environment, "PYTHONPATH": search, PROGRESS_FD: str(descriptor)
+                **os.environ,
+                **self.environment,
+                "PYTHONPATH": search,
+                PROGRESS_FD: str(descriptor),
             }
             child = subprocess.Popen(
                 command,

@@ -116,9 +116,7 @@ def add_reductions(model: Any, ranged: list[str], averaged: dict[str, int]) -> A
     for name, channel in averaged.items():
         axes = [a for a in range(ranks[name]) if a != channel]
         result = f"{name}/mean"
-        graph.initializer.append(
-            helper.make_tensor(f"{result}/axes", TensorProto.INT64, [len(axes)], axes)
-        )
+        graph.initializer.append(helper.make_tensor(f"{result}/axes", TensorProto.INT64, [len(axes)], axes))
         graph.node.append(
             helper.make_node("ReduceMean", [name, f"{result}/axes"], [result], name=result, keepdims=0)
         )
