@@ -1,8 +1,8 @@
 """Cut pictures for EfficientNet-Lite0 out of the photographs that the package scikit-image carries.
 
 Writes build/efficientnet_lite0/calibration (crops of some photographs) and build/efficientnet_lite0/held-back
-(crops of others): 48 each, 288 pixels a side. They have no ImageNet labels: the recipe judges each artifact by
-the float network's own answers.
+(crops of others): 48 each, 288 pixels a side. They have no ImageNet labels: the recipe judges each artifact
+by the float network's own answers.
 
     pip install --no-deps scikit-image==0.26.0
 """
