@@ -14,11 +14,11 @@ from edgekit.backends.tflite.cleanup import (
     separate_ports,
     transpose_codes,
 )
-from edgekit.backends.tflite.ir import Graph, Operator, Port, Tensor
+from edgekit.backends.tflite.ir import Graph, Port
 from edgekit.backends.tflite.layout import move_transposes
+from edgekit.backends.tflite.layout_ports import choose_port_layouts
 from edgekit.backends.tflite.lowering import OPERATORS
 from edgekit.backends.tflite.onnx_graph import read_graph
-from edgekit.backends.tflite.op import inverse, permuted
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.files import atomic_file
@@ -30,7 +30,6 @@ from edgekit.runtime.manifest import TensorIO
 __all__ = ["build_graph", "lower", "why_not"]
 
 MODEL_NAME = "model.tflite"
-CHANNELS_LAST = (0, 2, 3, 1)
 
 
 def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
@@ -95,9 +94,9 @@ def build_graph(
     graph = builder.build()
     if builder.reasons:
         return graph, builder.reasons
-    if target.layout == "nhwc":
-        _channels_last_ports(graph)
     drop_dead(graph)
+    if target.layout == "nhwc":
+        choose_port_layouts(graph)
     move_transposes(graph)
     drop_dead(graph)
     transpose_codes(graph)
@@ -105,34 +104,6 @@ def build_graph(
     drop_dead(graph)
     separate_ports(graph)
     return graph, []
-
-
-def _channels_last_ports(graph: Graph) -> None:
-    """Before: ports of four dimensions as (N, C, H, W). After: (N, H, W, C), a TRANSPOSE behind or before."""
-    first = []
-    for port in graph.inputs:
-        if len(port.tensor.shape) == 4:
-            old = port.tensor
-            shape = permuted(old.shape, CHANNELS_LAST)
-            port.tensor = Tensor(name=port.name, shape=shape, dtype=old.dtype, quant=old.quant)
-            port.axes = CHANNELS_LAST
-            first.append(_transpose(port.tensor, old, inverse(CHANNELS_LAST)))
-    graph.operators[:0] = first
-    for port in graph.outputs:
-        if len(port.tensor.shape) == 4:
-            old = port.tensor
-            shape = permuted(old.shape, CHANNELS_LAST)
-            port.tensor = Tensor(name=port.name, shape=shape, dtype=old.dtype, quant=old.quant)
-            port.axes = CHANNELS_LAST
-            graph.operators.append(_transpose(old, port.tensor, CHANNELS_LAST))
-
-
-def _transpose(x: Tensor, y: Tensor, perm: tuple[int, ...]) -> Operator:
-    import numpy as np
-
-    axes = np.asarray(perm, np.int32)
-    parameter = Tensor(name=f"{y.name}/perm", shape=axes.shape, dtype="int32", data=axes)
-    return Operator(kind="TRANSPOSE", inputs=[x, parameter], outputs=[y], origin=y.name)
 
 
 def _tensor_io(port: Port) -> TensorIO:
