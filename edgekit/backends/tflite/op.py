@@ -83,7 +83,7 @@ class Op:
     @property
     def name(self) -> str:
         """The name of the first value this step computes."""
-        return self.step.outputs[0]
+        return next(name for name in self.step.outputs if name)
 
     @property
     def quant(self) -> Quant | None:

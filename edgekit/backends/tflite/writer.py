@@ -35,6 +35,7 @@ _OPTION_TABLES = {
     "MUL": "MulOptions",
     "DIV": "DivOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "SPLIT": "SplitOptions",
     "CONCATENATION": "ConcatenationOptions",
     "RESHAPE": "ReshapeOptions",
     "MEAN": "ReducerOptions",
@@ -80,6 +81,7 @@ class _Writer:
         self.tensors: dict[Tensor, int] = {}
         self.codes: dict[tuple[str, int], int] = {}
         self.names: set[str] = set()
+        self.numbers: dict[tuple[str, str], int] = {}
         self.table: list[Any] = []
 
     def bytes(self, description: str) -> bytes:
@@ -176,11 +178,12 @@ class _Writer:
 
     def _name(self, base: str, dtype: str) -> str:
         """The first free one of NAME, NAME:dtype, NAME:dtype:2, …"""
-        name, number = base, 1
+        name, number = base, self.numbers.get((base, dtype), 1)
         while name in self.names:
             name = f"{base}:{dtype}" + (f":{number}" if number > 1 else "")
             number += 1
         self.names.add(name)
+        self.numbers[base, dtype] = number
         return name
 
     def _quantization(self, tensor: Tensor) -> Any:

@@ -14,6 +14,7 @@ from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
 from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
 from edgekit.backends.tflite.lowering.normalization import OPERATORS as NORMALIZATION
 from edgekit.backends.tflite.lowering.pooling import OPERATORS as POOLING
+from edgekit.backends.tflite.lowering.recurrent import OPERATORS as RECURRENT
 from edgekit.backends.tflite.lowering.reduction import OPERATORS as REDUCTION
 from edgekit.backends.tflite.lowering.resize import OPERATORS as RESIZE
 from edgekit.backends.tflite.lowering.slicing import OPERATORS as SLICING
@@ -32,4 +33,5 @@ OPERATORS: dict[str, Lowering] = {
     **SLICING,
     **RESIZE,
     **NORMALIZATION,
+    **RECURRENT,
 }

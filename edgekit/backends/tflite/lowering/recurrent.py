@@ -1,0 +1,256 @@
+"""LSTM, GRU and RNN as explicit steps over a static sequence, states in and out as tensors.
+
+LiteRT's own LSTM keeps its state in variables between calls, which ONNX does not mean, and has no initial
+state. Here nothing persists: the projection of all inputs is one FULLY_CONNECTED, each step adds R·h.
+
+Source of the equations: https://onnx.ai/onnx/operators/onnx__LSTM.html (GRU, RNN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.lowering.compose import (
+    add,
+    chunks,
+    concat,
+    cut,
+    linear,
+    mul,
+    select,
+    sub,
+    view,
+)
+from edgekit.backends.tflite.lowering.recurrent_activations import Function, functions
+from edgekit.backends.tflite.op import Op, Refusal
+from edgekit.backends.tflite.plan import Lowering
+
+__all__ = ["OPERATORS"]
+
+MAX_STEPS = 1024  # of both directions together: each is a dozen operators of the file
+MAX_WEIGHTS = 1 << 26  # elements of R times steps: XNNPACK packs a copy for every step
+
+States = list["Tensor | None"]  # None: zeros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """One direction: W (gates*H, I), the parts of R (…, H) and of its bias that steps use at different times.
+
+    `bias` is what every projected input gets: all of R's bias but `r_bias` is in it. `peepholes`: of i, o, f.
+    """
+
+    hidden: int
+    w: Tensor
+    bias: Tensor | None
+    r: tuple[Tensor, ...]
+    r_bias: Tensor | None
+    peepholes: tuple[Tensor, ...]
+    functions: list[Function]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cell:
+    """`parts` splits R by gates; `step` gives the new states from a projected input (B, gates*H)."""
+
+    parts: tuple[int, ...]
+    states: int
+    activations: tuple[str, ...]
+    step: Callable[[Op, _Weights, Tensor, States], list[Tensor]]
+
+
+def _recurrent(cell: _Cell) -> Callable[[Op], None]:
+    def emit(op: Op) -> None:
+        x = op.input()
+        if op.attr("layout", 0):
+            x = op.transpose(x, (1, 0, 2))
+        directions = op.shape(1)[0]
+        _check_size(op, x.shape[0] * directions)
+        activations = functions(op, cell.activations, directions)
+        ways = [_direction(op, cell, x, index, activations[index]) for index in range(directions)]
+        _results(op, ways)
+
+    return emit
+
+
+def _check_size(op: Op, steps: int) -> None:
+    _, rows, hidden = op.shape(2)
+    if steps > MAX_STEPS or steps * rows * hidden > MAX_WEIGHTS:
+        raise Refusal(
+            f"{op.node.op_type} over {steps} steps of {hidden} units",
+            f"every step is unrolled: at most {min(MAX_STEPS, MAX_WEIGHTS // (rows * hidden))} of this size; "
+            "feed shorter sequences and carry the state",
+        )
+
+
+def _direction(
+    op: Op, cell: _Cell, x: Tensor, index: int, activations: list[Function]
+) -> tuple[Tensor, list[Tensor]]:
+    """Y of one direction, (T, 1, B, H), and its final states, each (1, B, H)."""
+    steps, batch, size = x.shape
+    weights = _read_weights(op, cell, index, activations)
+    states: States = [_initial(op, 5 + i, index) for i in range(cell.states)]
+    rows = linear(op, view(op, x, (steps * batch, size)), weights.w, weights.bias)
+    backward = op.attr("direction", "forward") == "reverse" or index == 1
+    outputs: dict[int, Tensor] = {}
+    for t in reversed(range(steps)) if backward else range(steps):
+        new = cell.step(op, weights, cut(op, rows, 0, t * batch, batch), states)
+        outputs[t] = new[0]
+        alive = _alive(op, t, steps)
+        if alive is not None:
+            zeros = op.const(np.zeros(new[0].shape, np.float32))
+            outputs[t] = select(op, alive, new[0], zeros)
+            new = [select(op, alive, n, zeros if s is None else s) for n, s in zip(new, states, strict=True)]
+        states = [*new]
+    y = concat(op, [outputs[t] for t in range(steps)], 0)
+    final = [view(op, s, (1, batch, weights.hidden)) for s in states if s is not None]
+    return view(op, y, (steps, 1, batch, weights.hidden)), final
+
+
+def _read_weights(op: Op, cell: _Cell, index: int, activations: list[Function]) -> _Weights:
+    hidden = op.shape(2)[2]
+
+    def part(number: int) -> Tensor | None:
+        if not op.has(number):
+            return None
+        whole = op.input(number)
+        return view(op, cut(op, whole, 0, index, 1), whole.shape[1:])
+
+    w, r, biases = part(1), part(2), part(3)
+    assert w is not None
+    assert r is not None
+    bias, r_bias = (None, None) if biases is None else _biases(op, cell, biases, hidden)
+    peepholes = part(7) if cell.states == 2 else None
+    begins = [sum(cell.parts[:i]) for i in range(len(cell.parts))]
+    return _Weights(
+        hidden=hidden,
+        w=w,
+        bias=bias,
+        r=tuple(
+            cut(op, r, 0, begin * hidden, count * hidden)
+            for begin, count in zip(begins, cell.parts, strict=True)
+        ),
+        r_bias=r_bias,
+        peepholes=()
+        if peepholes is None
+        else tuple(view(op, cut(op, peepholes, 0, i * hidden, hidden), (1, hidden)) for i in range(3)),
+        functions=activations,
+    )
+
+
+def _biases(op: Op, cell: _Cell, biases: Tensor, hidden: int) -> tuple[Tensor, Tensor | None]:
+    """What all inputs get, and what belongs to the step: R's bias of a candidate behind the reset gate."""
+    rows = sum(cell.parts) * hidden
+    wb, rb = cut(op, biases, 0, 0, rows), cut(op, biases, 0, rows, rows)
+    if not op.attr("linear_before_reset", 0) or len(cell.parts) == 1:
+        return add(op, wb, rb), None
+    early = cell.parts[0] * hidden
+    gates = add(op, cut(op, wb, 0, 0, early), cut(op, rb, 0, 0, early))
+    candidate = cut(op, wb, 0, early, hidden)
+    return concat(op, [gates, candidate], 0), cut(op, rb, 0, early, hidden)
+
+
+def _initial(op: Op, number: int, index: int) -> Tensor | None:
+    """The state (B, H) of one direction; None for zeros."""
+    if not op.has(number):
+        return None
+    state = op.input(number)
+    if state.data is not None and not np.any(state.data):
+        return None
+    axis = 1 if op.attr("layout", 0) else 0
+    one = cut(op, state, axis, index, 1)
+    return view(op, one, tuple(dim for i, dim in enumerate(one.shape) if i != axis))
+
+
+def _alive(op: Op, t: int, steps: int) -> Tensor | None:
+    """Which sequences (B, 1) reach step t; None when all do."""
+    if not op.has(4):
+        return None
+    lengths = op.constant(4)
+    if lengths is None:
+        column = view(op, op.input(4), (*op.shape(4), 1))
+        step = op.const(np.asarray([[t]], np.int32))
+        return op.emit("LESS", [step, column], column.shape, dtype="bool")
+    if int(lengths.min()) < 0 or int(lengths.max()) > steps:
+        raise Refusal(f"sequence lengths {lengths.tolist()} of {steps} steps", "correct the model")
+    return None if np.all(lengths > t) else op.const((lengths > t).reshape(-1, 1))
+
+
+def _results(op: Op, ways: Sequence[tuple[Tensor, list[Tensor]]]) -> None:
+    last = bool(op.attr("layout", 0))
+    for index, name in enumerate(op.step.outputs):
+        if not name:
+            continue
+        if index == 0:
+            y = concat(op, [y for y, _ in ways], 1)
+            y = op.transpose(y, (2, 0, 1, 3)) if last else y
+        else:
+            y = concat(op, [states[index - 1] for _, states in ways], 0)
+            y = op.transpose(y, (1, 0, 2)) if last else y
+        op.result(y, index)
+
+
+def _recur(op: Op, x: Tensor, h: Tensor | None, r: Tensor) -> Tensor:
+    """x + R·h."""
+    return x if h is None else add(op, x, linear(op, h, r))
+
+
+def _rnn_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+    (f,) = weights.functions
+    return [f(_recur(op, x, states[0], weights.r[0]))]
+
+
+def _lstm_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+    f, g, h = weights.functions
+    hidden, cell = states
+    i, o, forget, c = chunks(op, _recur(op, x, hidden, weights.r[0]), 4)
+    i = f(_peep(op, weights, 0, i, cell))
+    candidate = mul(op, i, g(c))
+    if cell is not None:
+        kept = (
+            sub(op, op.scalar(1.0), i)
+            if op.attr("input_forget", 0)
+            else f(_peep(op, weights, 2, forget, cell))
+        )
+        candidate = add(op, mul(op, kept, cell), candidate)
+    o = f(_peep(op, weights, 1, o, candidate))
+    return [mul(op, o, h(candidate)), candidate]
+
+
+def _peep(op: Op, weights: _Weights, gate: int, x: Tensor, cell: Tensor | None) -> Tensor:
+    if not weights.peepholes or cell is None:
+        return x
+    return add(op, x, mul(op, cell, weights.peepholes[gate]))
+
+
+def _gru_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+    f, g = weights.functions
+    (h,), size = states, weights.hidden
+    r_gates, r_candidate = weights.r
+    z, r = chunks(op, f(_recur(op, cut(op, x, 1, 0, 2 * size), h, r_gates)), 2)
+    candidate = cut(op, x, 1, 2 * size, size)
+    if op.attr("linear_before_reset", 0):
+        recurrent = weights.r_bias if h is None else linear(op, h, r_candidate, weights.r_bias)
+        if recurrent is not None:
+            candidate = add(op, candidate, mul(op, r, op.expand(recurrent, 2)))
+    elif h is not None:
+        candidate = add(op, candidate, linear(op, mul(op, r, h), r_candidate))
+    candidate = g(candidate)
+    if h is None:
+        return [sub(op, candidate, mul(op, z, candidate))]
+    return [add(op, candidate, mul(op, z, sub(op, h, candidate)))]
+
+
+_RNN = _Cell(parts=(1,), states=1, activations=("Tanh",), step=_rnn_step)
+_GRU = _Cell(parts=(2, 1), states=1, activations=("Sigmoid", "Tanh"), step=_gru_step)
+_LSTM = _Cell(parts=(4,), states=2, activations=("Sigmoid", "Tanh", "Tanh"), step=_lstm_step)
+
+OPERATORS = {
+    "RNN": Lowering(emit=_recurrent(_RNN)),
+    "GRU": Lowering(emit=_recurrent(_GRU)),
+    "LSTM": Lowering(emit=_recurrent(_LSTM)),
+}
