@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -71,8 +71,11 @@ def convert(
     state: str | Path = "",
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Mapping[str, Sequence[str]] | None = None,
     simplify: bool = True,
     quantized_io: bool = False,
+    layout: Literal["", "source", "nhwc"] = "",
+    labels: str | Path = "",
     allow_refused: Sequence[str] = (),
     overwrite: bool = False,
     deadline_s: float = 900.0,
@@ -81,7 +84,9 @@ def convert(
     """Lower a model for every target and precision into the new folder `output`, with its report.
 
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
-    first axis, or `CalibrationOptions`. `allow_refused` names "target/precision" pairs whose refusal does not
+    first axis, or `CalibrationOptions`. `dynamic` names the dimensions of inputs that stay dynamic ("" for
+    one that does not). `layout` replaces that of every target. `labels` is a text file that the artifacts
+    carry, one class a line. `allow_refused` names "target/precision" pairs whose refusal does not
     fail the verdict. Raises `EdgekitError`; nothing is written then.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
@@ -89,13 +94,15 @@ def convert(
             calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
         return run(
             Recipe(
-                source=_source(source, state, trust, shapes),
+                source=_source(source, state, trust, shapes, dynamic),
                 targets=tuple(targets),
                 precisions=tuple(precisions),
                 output=str(output),
                 calibration=calibration,
                 simplify=simplify,
                 quantized_io=quantized_io,
+                layout=layout,
+                labels=str(labels),
                 allow_refused=tuple(allow_refused),
                 overwrite=overwrite,
                 deadline_s=deadline_s,
@@ -173,10 +180,15 @@ def _finish(report: Report, out: Path) -> Report:
 
 
 def _source(
-    source: str | Path, state: str | Path, trust: bool, shapes: Mapping[str, Sequence[int]] | None
+    source: str | Path,
+    state: str | Path,
+    trust: bool,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dynamic: Mapping[str, Sequence[str]] | None = None,
 ) -> SourceOptions:
     fixed = {name: tuple(int(d) for d in dims) for name, dims in (shapes or {}).items()}
-    return SourceOptions(model=str(source), state=str(state), trust=trust, shapes=fixed)
+    named = {name: tuple(dims) for name, dims in (dynamic or {}).items()}
+    return SourceOptions(model=str(source), state=str(state), trust=trust, shapes=fixed, dynamic=named)
 
 
 def _data(data: Data, scratch: Path) -> DataSource:

@@ -1,7 +1,7 @@
 """Lowering: one file or folder per engine, each with `why_not` and `lower`.
 
     why_not(model, target, precision) -> list[Reason]      empty means go
-    lower(model, *, target, precision, out, source_digest, quantized_io) -> Artifact
+    lower(model, *, target, precision, out, source_digest, quantized_io, about) -> Artifact
 
 `model` is the canonical float graph for float32 and float16, the QDQ graph of the target's policy for int8.
 """
@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgekit.core.about import About
 from edgekit.core.codec import decode, encode
 from edgekit.core.target import Precision, Target
 from edgekit.errors import Reason, Unsupported, nearest
@@ -21,6 +22,9 @@ __all__ = ["lower_file", "refusal"]
 
 def refusal(target: Target, precision: Precision) -> list[Reason]:
     """Why the profile of `target` itself rules out `precision`; empty means go."""
+    if target.layout == "nhwc" and target.engine != "tflite":
+        hint = "leave --layout out, or give the arrays as they are needed: numpy.transpose"
+        return [Reason(why=f"{target.engine} artifacts keep the source's layout", hint=hint)]
     if precision in target.precisions:
         return []
     why = target.refuse.get(precision, f"{target.name} has no {precision}; {nearest('', target.precisions)}")
@@ -35,6 +39,7 @@ def lower_file(
     out: str,
     source_digest: str,
     quantized_io: bool = False,
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Step: lower the ONNX file `model` for `target` into the folder `out`; returns the manifest."""
     profile = decode(Target, target, where="target")
@@ -48,6 +53,7 @@ def lower_file(
         out=Path(out),
         source_digest=source_digest,
         quantized_io=quantized_io,
+        about=decode(About, about or {}, where="about"),
     )
     manifest: dict[str, Any] = encode(artifact.manifest)
     return manifest

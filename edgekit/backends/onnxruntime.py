@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.backends.onnx_graph import IOScale, float16_weights, integer_io, tensor_ios
+from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import Precision, Target
@@ -43,6 +44,7 @@ def lower(
     out: Path,
     source_digest: str,
     quantized_io: bool = False,
+    about: About = NOTHING,
 ) -> Artifact:
     """Write `out/model.onnx` and its manifest. Raises `Unsupported` with ONNX Runtime's reason."""
     onnx = require("onnx", needed_for=f"target {target.name}")
@@ -70,6 +72,7 @@ def lower(
         inputs=inputs,
         outputs=outputs,
         source_digest=source_digest,
+        about=about,
         versions={"onnx": installed_version("onnx"), "onnxruntime": onnxruntime.__version__},
         notes=notes,
     )

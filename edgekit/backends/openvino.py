@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.backends.onnx_graph import IOScale, integer_io, tensor_ios
+from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import Precision, Target
@@ -33,6 +34,7 @@ def lower(
     out: Path,
     source_digest: str,
     quantized_io: bool = False,
+    about: About = NOTHING,
 ) -> Artifact:
     """Write `out/model.xml`, `out/model.bin` and the manifest; raises `Unsupported` with the reason."""
     onnx = require("onnx", needed_for=f"target {target.name}")
@@ -60,6 +62,7 @@ def lower(
         inputs=inputs,
         outputs=outputs,
         source_digest=source_digest,
+        about=about,
         versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},
     )
 

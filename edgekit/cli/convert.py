@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 from edgekit.cli.answer import Answer, report_answer
-from edgekit.cli.options import PRECISIONS, add_calibration, add_deadline, calibration_of, choice, shapes_of
+from edgekit.cli.options import (
+    LAYOUTS,
+    PRECISIONS,
+    add_calibration,
+    add_deadline,
+    calibration_of,
+    choice,
+    dynamic_of,
+    shapes_of,
+)
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
@@ -42,10 +51,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
         help="the fixed shape of an input with dynamic dimensions; may be repeated",
     )  # fmt: skip
+    model.add_argument(
+        "--dynamic", metavar="NAME=batch,,height,width", action="append", default=[],
+        help="names for the dimensions of an input that stay dynamic, in order; may be repeated",
+    )  # fmt: skip
     model.add_argument("--no-simplify", action="store_true", help="leave the graph as it is read")
     model.add_argument(
         "--quantized-io", action="store_true", help="int8 artifacts take and give integers, not floats"
     )
+    model.add_argument(
+        "--layout", metavar="|".join(LAYOUTS), type=choice(LAYOUTS),
+        help="of the artifacts' inputs and outputs: channels last (nhwc), or the model's own (source); "
+        "default the target's",
+    )  # fmt: skip
+    model.add_argument(
+        "--labels", metavar="FILE", default="",
+        help="the names of the classes, one a line: artifacts carry them",
+    )  # fmt: skip
 
 
 def execute(arguments: argparse.Namespace) -> Answer:
@@ -54,7 +76,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
     from edgekit.cli.progress import show_progress
 
     calibration = calibration_of(arguments)
-    shapes = shapes_of(arguments.shapes)
+    shapes, dynamic = shapes_of(arguments.shapes), dynamic_of(arguments.dynamic)
     with show_progress(quiet=arguments.quiet) as listener:
         report = api.convert(
             arguments.source,
@@ -65,8 +87,11 @@ def execute(arguments: argparse.Namespace) -> Answer:
             state=arguments.state,
             trust=arguments.trust,
             shapes=shapes,
+            dynamic=dynamic,
             simplify=not arguments.no_simplify,
             quantized_io=arguments.quantized_io,
+            layout=arguments.layout or "",
+            labels=arguments.labels,
             allow_refused=arguments.allow_refused,
             overwrite=arguments.overwrite,
             deadline_s=arguments.deadline,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "LAYOUTS",
     "METRICS",
     "PRECISIONS",
     "add_calibration",
@@ -21,6 +22,7 @@ __all__ = [
     "add_samples",
     "calibration_of",
     "choice",
+    "dynamic_of",
     "number",
     "samples_of",
     "shapes_of",
@@ -31,6 +33,7 @@ __all__ = [
 PRECISIONS = ("float32", "float16", "int8")
 METRICS = ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "rmse")
 CALIBRATION_METHODS = ("minmax", "percentile")
+LAYOUTS = ("source", "nhwc")
 
 Groups = argparse.ArgumentParser | argparse._ArgumentGroup  # both add arguments in the same way
 
@@ -203,3 +206,24 @@ def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     if problems:
         raise UsageError("bad --shape", where="edgekit convert", problems=problems)
     return shapes
+
+
+def dynamic_of(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`--dynamic name=batch,,height,width`, repeated, as input name -> dimension names, "" for a fixed one.
+
+    Raises `UsageError` with all problems.
+    """
+    dynamic: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for text in texts:
+        name, _, dims = text.rpartition("=")
+        parts = tuple(part.strip() for part in dims.split(","))
+        if not name or not any(parts) or any(part and not part.isidentifier() for part in parts):
+            problems.append(f"got {text!r}, NAME=batch or NAME=batch,,height,width is needed")
+        elif name in dynamic:
+            problems.append(f"the input {name!r} is named twice")
+        else:
+            dynamic[name] = parts
+    if problems:
+        raise UsageError("bad --dynamic", where="edgekit convert", problems=problems)
+    return dynamic

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__
+from edgekit.core.about import NOTHING, About
 from edgekit.core.files import digest_file, write_json
 from edgekit.core.target import Precision, Target
 from edgekit.runtime.manifest import MANIFEST_NAME, Manifest, TensorIO, read_manifest
@@ -48,8 +49,12 @@ def write_artifact(
     options: dict[str, str] | None = None,
     versions: dict[str, str] | None = None,
     notes: tuple[str, ...] = (),
+    about: About = NOTHING,
 ) -> Artifact:
-    """Write the manifest of the files that lie in `folder`; `model` is the one the engine loads."""
+    """Write the manifest of the files that lie in `folder`; `model` is the one the engine loads.
+
+    `about` is what people know of the model: the manifest carries its labels and preprocessing.
+    """
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST_NAME)
     manifest = Manifest(
         edgekit=__version__,
@@ -65,6 +70,8 @@ def write_artifact(
         source_digest=source_digest,
         versions=versions or {},
         notes=notes,
+        labels=about.labels,
+        preprocessing=about.preprocessing(),
     )
     write_json(folder / MANIFEST_NAME, manifest.to_json())
     return Artifact(folder=folder, manifest=manifest)

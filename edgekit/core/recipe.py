@@ -32,12 +32,14 @@ class SourceOptions:
 
     `model`: an ONNX file, `module.py:factory`, a `.pt2` or a TorchScript file. `state`: a state-dict file for
     the factory's module. `trust`: allow files that can run code at load. `shapes`: input name -> fixed shape.
+    `dynamic`: input name -> a name for each leading dimension that stays dynamic, "" for those that do not.
     """
 
     model: str
     state: str = ""
     trust: bool = False
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dynamic: dict[str, tuple[str, ...]] = field(default_factory=dict)
     opset: int = 0
 
 
@@ -116,6 +118,8 @@ class Recipe:
     """One run: source, targets, precisions, calibration, validation, benchmark, budgets, output folder.
 
     `allow_refused` lists "target/precision" pairs whose refusal is expected and does not fail the run.
+    `layout` replaces that of every target ("": the target's own). `labels` is a text file with the name of
+    each class on a line of its own; the artifacts carry it, with the preprocessing of the samples.
     """
 
     schema: int = 1
@@ -131,6 +135,8 @@ class Recipe:
     overwrite: bool = False
     simplify: bool = True
     quantized_io: bool = False
+    layout: Literal["", "source", "nhwc"] = ""
+    labels: str = ""
     deadline_s: float = 900.0
 
     def __post_init__(self) -> None:
@@ -171,6 +177,7 @@ def load_recipe(path: Path) -> Recipe:
     return replace(
         recipe,
         source=source,
+        labels=located(recipe.labels),
         output=os.path.normpath(base / recipe.output),
         calibration=calibration and replace(calibration, data=data(calibration.data)),
         validation=validation and replace(validation, data=data(validation.data)),

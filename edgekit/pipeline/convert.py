@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgekit import __version__
+from edgekit.core.about import About, read_about
 from edgekit.core.arrays import load_arrays, save_arrays
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.core.codec import encode
@@ -44,7 +45,8 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
     A target that refuses or whose step fails becomes a typed entry of the report and the others finish.
     Raises when the recipe, the model or the samples are wrong, and when not one artifact could be made.
     """
-    targets = [load_target(name) for name in recipe.targets]
+    targets = [_target(name, recipe) for name in recipe.targets]
+    about = read_about(recipe)
     _need_engines(targets)
     runner = StepRunner(deadline_s=recipe.deadline_s, on_event=on_event)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
@@ -52,7 +54,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         (work / "model").mkdir()
         model = read_model(recipe.source, out=work / "model", runner=runner, simplify=recipe.simplify)
         _check_samples(recipe, model)
-        job = _Job(recipe=recipe, model=model, out=out, work=work, runner=runner)
+        job = _Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
         graphs = _quantized_graphs(job, targets)
         example = _example(job)
         _lower_yardstick(job)
@@ -91,6 +93,12 @@ class _Job:
     out: Path
     work: Path
     runner: StepRunner
+    about: About
+
+
+def _target(name: str, recipe: Recipe) -> Target:
+    target = load_target(name)
+    return replace(target, layout=recipe.layout) if recipe.layout else target
 
 
 def _need_engines(targets: list[Target]) -> None:
@@ -197,6 +205,7 @@ def _lower(job: _Job, target: Target, precision: Precision, graph: Path, place: 
                 "precision": precision,
                 "out": str(staged),
                 "source_digest": job.model.digest,
+                "about": encode(job.about),
                 "quantized_io": job.recipe.quantized_io and precision == "int8",
             },
             label=label,

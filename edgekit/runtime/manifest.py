@@ -41,7 +41,9 @@ class Manifest:
 
     `model` is the file the engine loads, `files` maps every file of the artifact to its SHA-256. `options`
     go to the engine at load; `requires` names hardware it cannot run without ("cuda"). `source_digest` is
-    the SHA-256 of the canonical model it was lowered from; `notes` declares approximations.
+    the SHA-256 of the canonical model it was lowered from; `notes` declares approximations. `labels` are the
+    names of the classes, in the order of the scores. `preprocessing` says how a picture (or a stored array)
+    becomes an input, as the [image] (or [array]) table of a sample spec does; empty when nobody said.
     """
 
     schema: int = SCHEMA
@@ -58,6 +60,8 @@ class Manifest:
     source_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the class."""
@@ -85,6 +89,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
             "inputs": tuple(_tensor(t) for t in data["inputs"]),
             "outputs": tuple(_tensor(t) for t in data["outputs"]),
             "notes": tuple(data.get("notes", ())),
+            "labels": tuple(data.get("labels", ())),
         })
     except FileNotFoundError as err:
         raise UsageError("no manifest.json here", where=str(folder), hint="name an artifact folder") from err

@@ -116,9 +116,10 @@ def test_every_module_says_what_it_exports() -> None:
 def test_the_words_of_the_command_line_are_those_of_the_core() -> None:
     """`edgekit.cli.options` copies them, for the time of --help."""
     from edgekit.cli import options
-    from edgekit.core.recipe import CalibrationOptions, Metric
+    from edgekit.core.recipe import CalibrationOptions, Metric, Recipe
     from edgekit.core.target import PRECISIONS, Precision
 
     assert get_args(Precision) == options.PRECISIONS == PRECISIONS
     assert get_args(Metric) == options.METRICS
+    assert ("", *options.LAYOUTS) == get_args(get_type_hints(Recipe)["layout"])
     assert get_args(get_type_hints(CalibrationOptions)["method"]) == options.CALIBRATION_METHODS

@@ -49,6 +49,14 @@ class Net:
         inputs = [x, self.weight(cout, cin, fan_in=cin), self.weight(cout, fan_in=20)]
         return self.add("Gemm", inputs, transB=1)
 
+    def gemm3(self, x: str, cin: int, cout: int) -> str:
+        """A matrix product over the last axis, with a bias."""
+        product = self.add("MatMul", [x, self.weight(cin, cout, fan_in=cin)])
+        return self.add("Add", [product, self.weight(cout, fan_in=20)])
+
+    def ints(self, *values: int) -> str:
+        return self.const(np.asarray(values, np.int64))
+
     def build(self, inputs: dict[str, tuple[int, ...]], *outputs: str) -> Any:
         used = {name for node in self.nodes for name in node.input}
         constants = {name: value for name, value in self.constants.items() if name in used}

@@ -63,7 +63,8 @@ def test_convert_passes_every_option_on(called: Called) -> None:
         "--calibration", "pictures", "--preprocessing", "spec.toml", "--calibration-count", "8",
         "--calibration-skip", "2", "--calibration-seed", "0", "--calibration-method", "percentile",
         "--percentile", "99.9", "--shape", "input=1,3,32,32", "--shape", "a=b=4",
-        "--state", "w.pt", "--trust",
+        "--dynamic", "input=batch,,height", "--state", "w.pt", "--trust", "--layout", "source", "--labels", "l.txt",
+        "--allow-refused", "openvino/int8",
         "--no-simplify", "--quantized-io", "--overwrite", "--deadline", "30", "-o", "out",
     ])  # fmt: skip
     assert code == 0
@@ -78,6 +79,10 @@ def test_convert_passes_every_option_on(called: Called) -> None:
         "state": "w.pt",
         "trust": True,
         "shapes": {"input": (1, 3, 32, 32), "a=b": (4,)},
+        "dynamic": {"input": ("batch", "", "height")},
+        "layout": "source",
+        "labels": "l.txt",
+        "allow_refused": ["openvino/int8"],
         "simplify": False,
         "quantized_io": True,
         "overwrite": True,
@@ -88,9 +93,10 @@ def test_convert_passes_every_option_on(called: Called) -> None:
 def test_convert_has_the_defaults_of_the_python_function(called: Called) -> None:
     main(["convert", "m.onnx", "-t", "tflite", "-o", "out", "--calibration", "s.npz"])
     assert called["calibration"] == CalibrationOptions(data=DataSource(path="s.npz"))
-    assert called["shapes"] == {}
+    assert called["shapes"] == called["dynamic"] == {}
+    assert called["allow_refused"] == []
     for name, parameter in CONVERT_SIGNATURE.parameters.items():
-        if name in called and name not in ("targets", "output", "calibration", "shapes"):
+        if name in called and name not in ("targets", "output", "calibration", "shapes", "dynamic", "allow_refused"):
             assert called[name] == parameter.default, name
 
 

@@ -20,6 +20,7 @@ from edgekit.backends.tflite.layout_ports import choose_port_layouts
 from edgekit.backends.tflite.lowering import OPERATORS
 from edgekit.backends.tflite.onnx_graph import read_graph
 from edgekit.backends.tflite.writer import serialize
+from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import installed_version
@@ -47,12 +48,14 @@ def lower(
     out: Path,
     source_digest: str,
     quantized_io: bool = False,
+    about: About = NOTHING,
 ) -> Artifact:
     """Write `out/model.tflite` and its manifest.
 
     `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 the QDQ graph,
     whose scales and zero points are those of the file. With `quantized_io` inputs and outputs that have a
-    quantizer are int8. Raises `Unsupported` with every reason found.
+    quantizer are int8. The file and the manifest carry what `about` says. Raises `Unsupported` with every
+    reason found.
     """
     reasons = refusal(target, precision)
     graph = Graph()
@@ -66,7 +69,7 @@ def lower(
     check_graph(graph)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / MODEL_NAME) as temporary:
-        temporary.write_bytes(serialize(graph))
+        temporary.write_bytes(serialize(graph, about=about))
     return write_artifact(
         out,
         target=target,
@@ -75,6 +78,7 @@ def lower(
         inputs=tuple(_tensor_io(port) for port in graph.inputs),
         outputs=tuple(_tensor_io(port) for port in graph.outputs),
         source_digest=source_digest,
+        about=about,
         versions={"ai-edge-litert": installed_version("ai-edge-litert")},
         notes=tuple(notes),
     )

@@ -13,7 +13,9 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Tensor
+from edgekit.backends.tflite.metadata import METADATA_NAME, archive, model_metadata
 from edgekit.backends.tflite.versions import operator_version
+from edgekit.core.about import NOTHING, About
 from edgekit.core.packages import require
 from edgekit.errors import Unsupported
 
@@ -66,16 +68,20 @@ _ENUMS = {
 }
 
 
-def serialize(graph: Graph, *, description: str = "") -> bytes:
-    """The bytes of a .tflite file. Tensors are named after the ONNX values they hold."""
-    return _Writer(graph).bytes(description or f"edgekit {__version__}")
+def serialize(graph: Graph, *, description: str = "", about: About = NOTHING) -> bytes:
+    """The bytes of a .tflite file. Tensors are named after the ONNX values they hold.
+
+    What `about` says is in its metadata; labels follow the model as a zip archive.
+    """
+    return _Writer(graph, about).bytes(description or f"edgekit {__version__}") + archive(about)
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, about: About) -> None:
         self.schema = require("ai_edge_litert.schema_py_generated", needed_for="writing a .tflite file")
         self.flatbuffers = require("flatbuffers", needed_for="writing a .tflite file")
         self.graph = graph
+        self.about = about
         self.buffers: list[Array | None] = [None]
         self.buffer_index: dict[tuple[bytes, int], int] = {}
         self.tensors: dict[Tensor, int] = {}
@@ -89,6 +95,7 @@ class _Writer:
         for port in (*self.graph.inputs, *self.graph.outputs):
             self._tensor(port.tensor, name=port.name)
         operators = [self._operator(op) for op in self.graph.operators]
+        metadata = [self._metadata()]
         subgraph = s.SubGraphT(
             tensors=self.table,
             inputs=_int32([self.tensors[port.tensor] for port in self.graph.inputs]),
@@ -102,6 +109,7 @@ class _Writer:
             subgraphs=[subgraph],
             description=description,
             buffers=[_AlignedBuffer(s, data) for data in self.buffers],
+            metadata=metadata,
             signatureDefs=[self._signature()],
         )
         total = sum(data.nbytes for data in self.buffers if data is not None)
@@ -113,6 +121,11 @@ class _Writer:
         builder = self.flatbuffers.Builder(1024 + total)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
+
+    def _metadata(self) -> Any:
+        content = model_metadata(self.graph.inputs, self.graph.outputs, self.about, name="model")
+        buffer = self._buffer(np.frombuffer(content, np.uint8))
+        return self.schema.MetadataT(name=METADATA_NAME, buffer=buffer)
 
     def _signature(self) -> Any:
         def maps(ports: list[Port]) -> list[Any]:
