@@ -88,7 +88,7 @@ def build_graph(
     model: Path, *, target: Target, precision: Precision, quantized_io: bool = False
 ) -> tuple[Graph, list[Reason]]:
     """The graph to write, in the target's layout, and the reasons why it is not complete."""
-    source, reasons = read_graph(model)
+    source, reasons = read_graph(model, OPERATORS)
     if source is None:
         return Graph(), reasons
     if precision == "int8" and not any(node.op_type == "QuantizeLinear" for node in source.nodes):

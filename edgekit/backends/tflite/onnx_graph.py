@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Quant
+from edgekit.backends.tflite.unfold import expand_functions, unfold
 from edgekit.core.packages import require
 from edgekit.errors import Reason
 
@@ -80,11 +81,36 @@ class OnnxGraph:
         return Quantizer(quant=quant, dtype="int32" if dtype == "int32" else "int8", shift=shift)
 
 
-def read_graph(path: Path) -> tuple[OnnxGraph | None, list[Reason]]:
-    """Read an ONNX file. Reasons name what has no static shape or cannot be read; then the graph is None."""
+def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | None, list[Reason]]:
+    """Read an ONNX file. Reasons name what has no static shape or cannot be read; then the graph is None.
+
+    Function operators that are not in `whole` become their bodies, decided control flow becomes plain nodes.
+    """
     onnx = require("onnx", needed_for="reading the graph to lower")
-    model = onnx.load(str(path))
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    model = expand_functions(onnx.load(str(path)), whole)
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        result, reasons = _read(model, onnx)
+        model, unfolded = unfold(model, result.constants, result.shapes)
+        if unfolded:
+            model = expand_functions(model, whole)
+        elif not reasons or not _bake(model, result, onnx):
+            break
+    return (None, reasons) if reasons else (result, [])
+
+
+def _bake(model: Any, result: OnnxGraph, onnx: Any) -> bool:
+    """Store what was folded, for another inference of shapes; False when there was nothing."""
+    kept = {name for node in result.nodes for name in node.outputs} | {*result.outputs}
+    gone = [n for n in model.graph.node if not any(name in kept for name in n.output)]
+    for node in gone:
+        model.graph.node.remove(node)
+        tensors = [onnx.numpy_helper.from_array(result.constants[n], n) for n in node.output if n]
+        model.graph.initializer.extend(tensors)
+    return bool(gone)
+
+
+def _read(model: Any, onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
     graph = model.graph
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     shapes, dtypes, reasons = _value_types(graph, onnx)
@@ -113,7 +139,7 @@ def read_graph(path: Path) -> tuple[OnnxGraph | None, list[Reason]]:
             )
         result.nodes.append(node)
     _connect(result)
-    return (None, reasons) if reasons else (result, [])
+    return result, reasons
 
 
 def _connect(graph: OnnxGraph) -> None:
