@@ -9,9 +9,24 @@ from typing import Any
 import numpy as np
 
 from edgekit.core.packages import require
+from edgekit.core.target import Precision
+from edgekit.errors import Reason
 from edgekit.runtime.manifest import TensorIO
 
-__all__ = ["IOScale", "float16_weights", "integer_io", "tensor_ios"]
+__all__ = [
+    "IOScale",
+    "float16_weights",
+    "integer_io",
+    "nothing_stored",
+    "refused_dtypes",
+    "stored_notes",
+    "tensor_ios",
+]
+
+_NUMPY_DTYPES = frozenset({
+    "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +59,20 @@ def tensor_ios(
 
     inputs = tuple(io(i) for i in model.graph.input if i.name not in constants)
     return inputs, tuple(io(o) for o in model.graph.output)
+
+
+def refused_dtypes(model: Any) -> list[Reason]:
+    """The inputs and outputs whose dtype numpy does not have: the runtime takes and gives numpy arrays."""
+    inputs, outputs = tensor_ios(model)
+    return [
+        Reason(
+            node=io.name,
+            why=f"it is {io.dtype}, which numpy does not have; allowed: {', '.join(sorted(_NUMPY_DTYPES))}",
+            hint="cast it to float32 inside the model",
+        )
+        for io in (*inputs, *outputs)
+        if io.dtype not in _NUMPY_DTYPES
+    ]
 
 
 def integer_io(model: Any) -> tuple[Any, dict[str, IOScale]]:
@@ -123,3 +152,28 @@ def float16_weights(model: Any) -> tuple[Any, list[str]]:
     del graph.node[:]
     graph.node.extend(nodes)
     return changed, kept
+
+
+def nothing_stored(model: Any, precision: Precision) -> list[Reason]:
+    """Why a graph has nothing that `precision`, one of those that code weights alone, could store smaller."""
+    kinds = _stored_kinds(model)
+    if precision == "weight-int4" and "INT4" not in kinds:
+        hint = "use weight-int8" if kinds else ""
+        return [Reason(why="no matrix product with constant weights: nothing can have 4 bits", hint=hint)]
+    return [] if kinds else [Reason(why="no convolution or matrix product with constant weights")]
+
+
+def stored_notes(model: Any) -> tuple[str, ...]:
+    """What the manifest says of the bits in which weights are stored."""
+    kinds = _stored_kinds(model)
+    if "INT4" not in kinds or "INT8" not in kinds:
+        return ()
+    return (f"weights in 4 bits: {kinds.count('INT4')}, in 8 bits: {kinds.count('INT8')}",)
+
+
+def _stored_kinds(model: Any) -> list[str]:
+    """The types of the codes that DequantizeLinear nodes unpack from constants."""
+    onnx = require("onnx")
+    kinds = {i.name: onnx.TensorProto.DataType.Name(i.data_type) for i in model.graph.initializer}
+    read = [n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    return [kinds[name] for name in read if name in kinds]

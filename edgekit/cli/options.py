@@ -30,7 +30,7 @@ __all__ = [
 
 # Copies of the Literal types in edgekit.core, held equal by a contract test: importing them from there costs
 # 50 ms of the 150 that --help may take.
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8", "int16x8", "dynamic-int8", "weight-int8", "weight-int4")
 METRICS = ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "rmse")
 CALIBRATION_METHODS = ("minmax", "percentile")
 LAYOUTS = ("source", "nhwc")
@@ -134,13 +134,13 @@ def samples_of(arguments: argparse.Namespace) -> DataSource:
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """The samples that set the int8 ranges, and the method that reads them."""
-    group = parser.add_argument_group("calibration (int8)")
+    group = parser.add_argument_group("calibration (int8 and int16x8)")
     add_samples(
         group,
         flag="--calibration",
         prefix="calibration-",
         required=False,
-        help_="samples that set int8 ranges: .npz, .npy, a folder of images, or a calibration/*.toml spec",
+        help_="samples that set the ranges: .npz, .npy, a folder of images, or a calibration/*.toml spec",
     )
     group.add_argument(
         "--calibration-method",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.core.codec import decode_toml
-from edgekit.core.target import Precision
+from edgekit.core.target import CALIBRATED, Precision
 from edgekit.errors import UsageError
 
 __all__ = [
@@ -149,8 +149,10 @@ class Recipe:
             problems.append("precisions: at least one is needed")
         if len(set(self.targets)) != len(self.targets):
             problems.append("targets: one is named twice")
-        if "int8" in self.precisions and self.calibration is None:
-            problems.append("precision 'int8' needs samples (--calibration, or [calibration.data])")
+        for precision in CALIBRATED:
+            if precision in self.precisions and self.calibration is None:
+                need = "needs samples (--calibration, or [calibration.data])"
+                problems.append(f"precision {precision!r} {need}")
         if self.budgets.max_accuracy_drop is not None and self.validation is None:
             problems.append("budgets.max_accuracy_drop needs a [validation] table")
         for name in ("max_latency_ms", "min_speedup"):

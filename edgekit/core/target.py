@@ -10,10 +10,37 @@ from edgekit.core.codec import decode_toml
 from edgekit.core.files import data_folder
 from edgekit.errors import UsageError, nearest
 
-__all__ = ["FixedScale", "Int8Policy", "Precision", "Target", "list_targets", "load_target"]
+__all__ = [
+    "CALIBRATED",
+    "INTEGER",
+    "PRECISIONS",
+    "STORED",
+    "FixedScale",
+    "Int8Policy",
+    "Precision",
+    "Target",
+    "WeightPolicy",
+    "list_targets",
+    "load_target",
+]
 
-Precision = Literal["float32", "float16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
+Precision = Literal["float32", "float16", "int8", "int16x8", "dynamic-int8", "weight-int8", "weight-int4"]
+PRECISIONS: tuple[Precision, ...] = (
+    "float32",
+    "float16",
+    "int8",
+    "int16x8",
+    "dynamic-int8",
+    "weight-int8",
+    "weight-int4",
+)
+CALIBRATED: tuple[Precision, ...] = ("int8", "int16x8")  # activations have ranges, found on samples
+INTEGER: tuple[Precision, ...] = ("int8", "int16x8", "dynamic-int8")  # matrix operators multiply integers
+STORED: tuple[Precision, ...] = ("dynamic-int8", "weight-int8", "weight-int4")  # weights alone are coded
+
+
+_BITS = (4, 7, 8)
+_SMALLEST_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +55,8 @@ class FixedScale:
 class Int8Policy:
     """What the integer kernels of a target can do. Drives the QDQ writer and the lowering alike.
 
-    `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric`.
+    `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric` (int16 codes are
+    always symmetric).
     `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63]
     (where the CPU's u8*s8 multiply-add saturates: x86 without VNNI).
     `per_channel`: one weight scale an output channel.
@@ -41,7 +69,7 @@ class Int8Policy:
     reader wants integers (so logits stay float).
     """
 
-    activation: Literal["uint8", "int8"]
+    activation: Literal["uint8", "int8", "int16"]
     activation_symmetric: bool = False
     weight_bits: Literal[7, 8] = 8
     per_channel: bool = True
@@ -50,6 +78,32 @@ class Int8Policy:
     fused_activations: tuple[str, ...] = ("Relu", "Clip")
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
     float_output_ops: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.activation == "int16" and not self.activation_symmetric:
+            raise UsageError('activation "int16" needs activation_symmetric = true: no kernel has another')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPolicy:
+    """How constant weights are stored where activations are float: symmetric codes, zero point 0.
+
+    `bits`: ONNX op type -> bits of its weights (4, 7 or 8); weights of other operators stay float. 7 where an
+    integer kernel multiplies them and the CPU saturates. One scale an output channel, or with `block_size`
+    one for each run of that many weights that one output of a matrix product sums, where it divides them
+    evenly (0: none). Weights of fewer than `smallest` elements stay float: they save nothing.
+    """
+
+    bits: dict[str, int]
+    block_size: int = 0
+    smallest: int = 64
+
+    def __post_init__(self) -> None:
+        problems = [f"bits.{op}: got {n}, allowed: 4, 7, 8" for op, n in self.bits.items() if n not in _BITS]
+        if self.block_size < 0 or (self.block_size and self.block_size < _SMALLEST_BLOCK):
+            problems.append(f"block_size: got {self.block_size}, allowed: 0, or {_SMALLEST_BLOCK} and more")
+        if problems:
+            raise UsageError("the policy of weights is out of range", problems=problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +114,9 @@ class Target:
     reason this target does not do it. `float16` says what float16 means there: "weights" stores weights in
     half precision and computes in float32, "full" computes in half precision. `layout` is the layout of the
     artifact's image inputs and outputs: "source" keeps the model's, "nhwc" moves channels last. `options` go
-    to the engine at load. `requires` names hardware without which the artifact cannot run ("cuda").
+    to the engine at load. `requires` names hardware without which the artifact cannot run ("cuda"). `int8`
+    and `int16x8` are the policies of the precisions of that name, `weights` has those of "dynamic-int8",
+    "weight-int8" and "weight-int4"; `weight_options` are options for these three alone.
     """
 
     schema: int
@@ -74,17 +130,36 @@ class Target:
     options: dict[str, str] = field(default_factory=dict)
     requires: Literal["", "cuda"] = ""
     int8: Int8Policy | None = None
+    int16x8: Int8Policy | None = None
+    weights: dict[str, WeightPolicy] = field(default_factory=dict)
+    weight_options: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
         if self.schema != 1:
             problems.append(f"schema: got {self.schema!r}, this edgekit reads 1")
-        if "int8" in self.precisions and self.int8 is None:
-            problems.append("int8: precision 'int8' needs an [int8] table")
+        for precision in (*CALIBRATED, *STORED):
+            table = precision if precision in CALIBRATED else f"weights.{precision}"
+            if precision in self.precisions and self.policy(precision) is None:
+                problems.append(f"{precision}: precision {precision!r} needs a [{table}] table")
+        if self.int8 is not None and self.int8.activation == "int16":
+            problems.append("int8.activation: int16 belongs in [int16x8]")
+        if self.int16x8 is not None and self.int16x8.activation != "int16":
+            problems.append(f"int16x8.activation: got {self.int16x8.activation!r}, allowed: 'int16'")
+        if unknown := sorted(set(self.weights) - set(STORED)):
+            problems.append(f"weights: got {', '.join(unknown)}, allowed: {', '.join(STORED)}")
+        if unknown := sorted(set(self.refuse) - set(PRECISIONS)):
+            problems += [f"refuse.{name}: {nearest(name, PRECISIONS)}" for name in unknown]
         if overlap := sorted(set(self.precisions) & set(self.refuse)):
             problems.append(f"refuse: {', '.join(overlap)} cannot be both offered and refused")
         if problems:
             raise UsageError("the profile contradicts itself", problems=problems)
+
+    def policy(self, precision: Precision) -> Int8Policy | WeightPolicy | None:
+        """The numeric policy of this precision; None where the float graph is lowered."""
+        if precision == "int8":
+            return self.int8
+        return self.int16x8 if precision == "int16x8" else self.weights.get(precision)
 
 
 def list_targets() -> tuple[Target, ...]:

@@ -26,7 +26,7 @@ from edgekit.core.packages import EXTRAS, installed_version
 from edgekit.core.recipe import Recipe
 from edgekit.core.report import ArtifactReport, Report, SourceReport
 from edgekit.core.samples import open_samples
-from edgekit.core.target import Int8Policy, Precision, Target, load_target
+from edgekit.core.target import CALIBRATED, INTEGER, Int8Policy, Precision, Target, WeightPolicy, load_target
 from edgekit.devices.local import Worker
 from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
 from edgekit.pipeline.cache import cached_folder
@@ -119,16 +119,21 @@ def _check_samples(recipe: Recipe, model: Model) -> None:
 
 
 def _quantized_graphs(job: _Job, targets: list[Target]) -> dict[str, Path]:
-    """One QDQ graph for every distinct policy: policy digest -> ONNX file."""
-    policies = {
-        digest_json(encode(t.int8)): t.int8
-        for t in targets
-        if t.int8 is not None and "int8" in t.precisions and "int8" in job.recipe.precisions
-    }
-    if not policies or job.recipe.calibration is None:
-        return {}
-    ranges = _calibrate(job, [policies[key] for key in sorted(policies)])
-    return {key: _quantize(job, policy, ranges) for key, policy in policies.items()}
+    """One quantized graph for every distinct policy: policy digest -> ONNX file."""
+    wanted = [p for precision in job.recipe.precisions for t in targets if (p := _policy(t, precision))]
+    policies = {digest_json(encode(policy)): policy for policy in wanted}
+    calibrated = {key: policies[key] for key in sorted(policies) if isinstance(policies[key], Int8Policy)}
+    graphs = {k: _quantize_weights(job, p) for k, p in policies.items() if isinstance(p, WeightPolicy)}
+    if not calibrated or job.recipe.calibration is None:
+        return graphs
+    ranges = _calibrate(job, [p for p in calibrated.values() if isinstance(p, Int8Policy)])
+    quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
+    return graphs | quantized
+
+
+def _policy(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
+    """The policy of a precision that the target offers; None where the float graph is lowered."""
+    return target.policy(precision) if precision in target.precisions else None
 
 
 def _calibrate(job: _Job, policies: list[Int8Policy]) -> Path:
@@ -178,6 +183,17 @@ def _quantize(job: _Job, policy: Int8Policy, ranges: Path) -> Path:
     return out
 
 
+def _quantize_weights(job: _Job, policy: WeightPolicy) -> Path:
+    out = job.work / f"weights-{digest_json(encode(policy))[:12]}.onnx"
+    bits = ", ".join(f"{op} {count}" for op, count in policy.bits.items())
+    job.runner.run(
+        "edgekit.quantize.weights:quantize_weights_file",
+        {"model": str(job.model.path), "policy": encode(policy), "out": str(out)},
+        label=f"quantize weights (bits: {bits})",
+    )
+    return out
+
+
 def _example(job: _Job) -> dict[str, NDArray[Any]]:
     """One sample of every input: a calibration sample, else generated; kept for checks and benchmarks."""
     place = job.out / EXAMPLE
@@ -206,7 +222,7 @@ def _lower(job: _Job, target: Target, precision: Precision, graph: Path, place: 
                 "out": str(staged),
                 "source_digest": job.model.digest,
                 "about": encode(job.about),
-                "quantized_io": job.recipe.quantized_io and precision == "int8",
+                "quantized_io": job.recipe.quantized_io and precision in CALIBRATED,
             },
             label=label,
         )
@@ -255,8 +271,8 @@ def _make(
     label = f"lower {target.name} {precision}"
     try:
         graph = job.model.path
-        if precision == "int8" and "int8" in target.precisions:
-            graph = graphs[digest_json(encode(target.int8))]
+        if policy := _policy(target, precision):
+            graph = graphs[digest_json(encode(policy))]
         place = artifact_folder(job.out, target.name, precision)
         artifact = _lower(job, target, precision, graph, place, label)
     except Unsupported as err:
@@ -297,7 +313,7 @@ def _check(
         integer_ops=len(integer),
         total_ops=len(matrix),
         integer_share=len(integer) / len(matrix) if matrix else None,
-        float_nodes=tuple(in_float) if entry.precision == "int8" else (),
+        float_nodes=tuple(in_float) if entry.precision in INTEGER else (),
     )
 
 

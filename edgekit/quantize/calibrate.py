@@ -81,7 +81,7 @@ def calibrate(
     """
     onnxruntime = require("onnxruntime", needed_for="calibration")
     index = index_graph(model)
-    if len(model.graph.node) > 1 and not model.graph.value_info:
+    if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
         raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
     tensors, averaged = _what_to_observe(index, policies)
     observed = add_reductions(model, tensors, averaged)

@@ -16,6 +16,7 @@ from edgekit.core.target import Int8Policy
 from edgekit.quantize.bias_correction import output_shift
 from edgekit.quantize.calibrate import Calibration, read_calibration
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
+from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import Placement, WeightedNode, place
 from edgekit.quantize.scales import (
     Affine,
@@ -49,7 +50,7 @@ def quantize(
 
     Before: float32 nodes. After: every placed tensor passes QuantizeLinear and DequantizeLinear; weights are
     int8 initializers behind a DequantizeLinear with zero point 0; biases int32 at scale s_x * s_w. Must not
-    change: names, order and dtypes of the model's inputs and outputs.
+    change: names, order and dtypes of the model's inputs and outputs. With int16 activations the opset is 21.
     """
     import onnx
 
@@ -68,6 +69,8 @@ def quantize(
     for node_name, tensor in sorted(placement.requantized):
         writer.requantize_edge(node_name, tensor)
     writer.finish()
+    if policy.activation == "int16":
+        raise_opset(quantized)
     return quantized, placement
 
 

@@ -23,14 +23,14 @@ __all__ = [
     "weight_codes",
 ]
 
-CODE_RANGE = {"uint8": (0, 255), "int8": (-128, 127)}
+CODE_RANGE = {"uint8": (0, 255), "int8": (-128, 127), "int16": (-32768, 32767)}
 SMALLEST_SCALE = 1e-15  # the product of two is a normal float32
 _LARGEST_BIAS_CODE = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine:
-    """One tensor's scale (a float32 value) and zero point, for codes of `dtype` ("uint8" or "int8")."""
+    """One tensor's scale (a float32 value) and zero point, for codes of `dtype` (a key of `CODE_RANGE`)."""
 
     scale: float
     zero_point: int

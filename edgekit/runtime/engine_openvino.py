@@ -105,5 +105,6 @@ def _dtypes(ports: dict[str, Any], named: Sequence[TensorIO]) -> dict[str, str]:
 def _compute(precision: str, kernel: str, matrix: bool) -> Compute:
     compute = widest([precision])
     if matrix and compute == "int8" and not kernel.lower().endswith("_i8"):
-        return "other"
+        # "_f32": the kernel unpacks integer weights as it reads them, and multiplies floats
+        return "float32" if kernel.lower().endswith("_f32") else "other"
     return compute

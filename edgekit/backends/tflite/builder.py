@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Quant, Tensor
-from edgekit.backends.tflite.onnx_graph import OnnxGraph
+from edgekit.backends.tflite.onnx_graph import OnnxGraph, Quantizer
 from edgekit.backends.tflite.op import DTYPES, MAX_RANK, Op, Refusal
 from edgekit.backends.tflite.plan import Lowering, Step, make_plan, quant_after
 from edgekit.errors import Reason, nearest
@@ -18,8 +18,8 @@ __all__ = ["Builder"]
 class Builder:
     """Lowers a whole ONNX graph; `reasons` collects every node that cannot be lowered.
 
-    `values` holds the tensor of an ONNX value as its own dtype, `integers` the int8 tensor of a float value
-    that is known in quantized form.
+    `values` holds the tensor of an ONNX value as its own dtype, `integers` the tensor of codes of a
+    float value that is known in quantized form, `stored` the quantizer of a constant that is.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Builder:
         self.graph = Graph()
         self.values: dict[str, Tensor] = {}
         self.integers: dict[str, Tensor] = {}
+        self.stored: dict[str, Quantizer] = {}
         self.reasons: list[Reason] = []
 
     def build(self) -> Graph:
@@ -49,7 +50,7 @@ class Builder:
         dtype, shape = self.source.dtypes[name], self.source.shapes[name]
         quant = quant_after(self.source, name) if self.quantized_io else None
         if quant is not None:
-            tensor = Tensor(name=name, shape=shape, dtype="int8", quant=quant)
+            tensor = Tensor(name=name, shape=shape, dtype=self.source.codes, quant=quant)
             self.integers[name] = tensor
         else:
             tensor = Tensor(name=name, shape=shape, dtype=dtype)
@@ -111,12 +112,16 @@ class Builder:
     def _quantize(self, step: Step) -> None:
         name, result = step.node.inputs[0], step.node.outputs[0]
         quantizer = self.source.quantizer(step.node)
-        if quantizer is None or quantizer.dtype != "int8" or len(quantizer.quant.scales) > 1:
-            raise Refusal("only int8 and uint8 activations with one constant scale are lowered")
+        if quantizer is None or quantizer.dtype != self.source.codes or len(quantizer.quant.scales) > 1:
+            raise Refusal("only int8 and uint8, or only int16, with one constant scale are lowered")
+        if quantizer.dtype == "int16" and quantizer.quant.zero_point:
+            raise Refusal("int16 activations with a zero point", "LiteRT's int16 kernels take 0 alone")
         known = self.integers.get(name)
         if known is None or known.quant != quantizer.quant:
             value = self.value(name)
-            known = Tensor(name=name, shape=value.shape, dtype="int8", quant=quantizer.quant)
+            known = Tensor(
+                name=name, shape=value.shape, dtype=self.source.codes, quant=quantizer.quant
+            )
             self.operator("QUANTIZE", [value], [known], origin=step.node.name)
             self.integers.setdefault(name, known)
         self.values[result] = known
@@ -125,10 +130,11 @@ class Builder:
         name, result = step.node.inputs[0], step.node.outputs[0]
         quantizer = self.source.quantizer(step.node)
         if quantizer is None:
-            raise Refusal("the parameters are not constant, or not of int8, uint8 or int32")
+            raise Refusal("the parameters are not constant, or not of 4, 8, 16 or 32 bits")
         if name in self.source.constants:
             codes = self.source.constants[name]
             self.source.constants[result] = _dequantized(codes, quantizer.quant, quantizer.shift)
+            self.stored[result] = quantizer
             return
         known = self.values.get(name)
         if known is None or known.quant != quantizer.quant:

@@ -11,6 +11,7 @@ from edgekit.backends.tflite.ir import Operator, Tensor
 __all__ = ["kernel_problems"]
 
 _WINDOWED = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D"))
+_WEIGHTED = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 _SAME_DTYPE = frozenset(
     (
         "ADD",
@@ -38,6 +39,9 @@ def kernel_problems(op: Operator) -> Iterator[str]:
         if op.kind == "CONCATENATION":
             operands = [t for t in op.inputs if t is not None]
         dtypes = {t.dtype for t in (*operands, op.output)}
+        mixed = op.kind in _WEIGHTED and operands[1:] and operands[1].dtype == "int8"
+        if mixed and operands[0].dtype == op.output.dtype in ("int16", "float32"):
+            dtypes = set()  # int8 weights beside int16 activations, or beside floats quantized at run time
         if len(dtypes) > 1:
             yield f"operands of {', '.join(sorted(dtypes))}; they must be of one dtype"
     if op.kind in _WINDOWED:

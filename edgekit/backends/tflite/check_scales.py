@@ -45,6 +45,12 @@ _FIXED = {
     "LOG_SOFTMAX": Quant(scales=(16 / 256,), zero_point=127),
 }
 _WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0}
+_PLAIN = frozenset(  # kernels that move or convert bytes without a scale
+    (
+        *("BITWISE_XOR", "BROADCAST_TO", "CAST", "CONCATENATION", "GATHER", "GATHER_ND", "PAD", "RESHAPE"),
+        *("REVERSE_V2", "RIGHT_SHIFT", "SELECT_V2", "SLICE", "STRIDED_SLICE", "TILE", "TRANSPOSE"),
+    )
+)
 _CONVERTS = frozenset(("QUANTIZE", "DEQUANTIZE"))
 
 
@@ -53,10 +59,10 @@ def scale_problems(op: Operator) -> Iterator[str]:
     if op.kind in _CONVERTS:
         yield from _conversion(op)
         return
-    coded = [t for t in (*op.inputs, *op.outputs) if t is not None and t.dtype == "int8"]
-    if not coded:
+    coded = [t for t in (*op.inputs, *op.outputs) if t is not None and t.dtype in ("int4", "int8", "int16")]
+    if not coded or (op.kind in _PLAIN and all(t.quant is None for t in coded)):
         return
-    yield from (f"{t.name!r} is int8 without a scale" for t in coded if t.quant is None)
+    yield from (f"{t.name!r} is {t.dtype} without a scale" for t in coded if t.quant is None)
     if any(t.quant is None for t in coded):
         return
     if op.kind in _SHARED and len({t.quant for t in coded}) > 1:
@@ -84,8 +90,9 @@ def _conversion(op: Operator) -> Iterator[str]:
     code, value = (y, x) if op.kind == "QUANTIZE" else (x, y)
     if code.quant is None and code.dtype != "float16":
         yield f"{code.name!r} is {code.dtype} without a scale"
-    if value.dtype != "float32" or code.dtype not in ("int8", "float16"):
-        yield f"{x.dtype} to {y.dtype}; float32 to int8, and int8 or float16 to float32 are exact"
+    allowed = ("int8", "int16") if op.kind == "QUANTIZE" else ("int4", "int8", "int16", "float16")
+    if value.dtype != "float32" or code.dtype not in allowed:
+        yield f"{x.dtype} to {y.dtype}; exact: float32 to int8 or int16, and back (int4 and float16 too)"
 
 
 def _ratios(op: Operator) -> Iterator[str]:
@@ -109,9 +116,14 @@ def _ratios(op: Operator) -> Iterator[str]:
 def _weights(op: Operator) -> Iterator[str]:
     x = op.inputs[2 if op.kind == "TRANSPOSE_CONV" else 0]
     weight = op.inputs[1]
+    if x is not None and x.dtype == "float32" and weight is not None:
+        yield from _hybrid(op, weight)
+        return
     if x is None or weight is None or x.quant is None or weight.quant is None:
         yield "input and weights must both be quantized"
         return
+    if weight.dtype != "int8":
+        yield f"the weights are {weight.dtype}; integer kernels were proven with int8"
     if weight.quant.zero_point != 0:
         yield f"the weights have zero point {weight.quant.zero_point}; the kernels take 0"
     if weight.data is not None and weight.data.size and int(weight.data.min()) < -127:
@@ -125,10 +137,25 @@ def _weights(op: Operator) -> Iterator[str]:
     bias = op.inputs[3 if op.kind == "TRANSPOSE_CONV" else 2] if len(op.inputs) > 2 else None
     if bias is None or (op.kind == "TRANSPOSE_CONV" and len(op.inputs) < 4):
         return
-    if bias.dtype != "int32" or bias.quant is None:
-        yield f"the bias is {bias.dtype}; it must be int32 with scale s_x * s_w"
+    needed = "int64" if x.dtype == "int16" else "int32"
+    if bias.dtype != needed or bias.quant is None:
+        yield f"the bias is {bias.dtype}; beside {x.dtype} it must be {needed} with scale s_x * s_w"
         return
     expected = np.asarray(weight.quant.scales, np.float32) * np.float32(x.quant.scale)
     declared = np.asarray(bias.quant.scales, np.float32)
     if declared.shape != expected.shape or not np.allclose(declared, expected, rtol=1e-6, atol=0):
         yield "the scale of the bias is not s_x * s_w, which is what the kernel uses"
+
+
+def _hybrid(op: Operator, weight: Tensor) -> Iterator[str]:
+    """Coded weights beside float activations, which the kernel quantizes at run time."""
+    quant = _quant(weight)
+    if op.kind not in ("CONV_2D", "FULLY_CONNECTED"):
+        yield "there is no hybrid kernel that answers right; unpack the weights with DEQUANTIZE"
+    if weight.dtype != "int8" or quant.zero_point != 0 or len(quant.scales) != weight.shape[0] or quant.axis:
+        yield "hybrid kernels take int8 weights with zero point 0 and a scale for each output, along axis 0"
+    bias = op.inputs[2] if len(op.inputs) > 2 else None
+    if op.output.dtype != "float32" or (bias is not None and bias.dtype != "float32"):
+        yield "hybrid kernels read a float32 bias and write float32"
+    if op.kind == "FULLY_CONNECTED" and not op.options.get("asymmetric_quantize_inputs"):
+        yield "XNNPACK quantizes activations with a zero point, the builtin kernel only when it is told to"

@@ -18,7 +18,7 @@ from edgekit.errors import InternalError
 __all__ = ["check_graph"]
 
 _MAX_RANK = {"PAD": 5, "PADV2": 5, "MIRROR_PAD": 5, "BATCH_MATMUL": 5}
-_DTYPE_RANGES = {"int8": (-128, 127), "int32": (0, 0)}
+_ZERO_POINTS = {"int4": (0, 0), "int8": (-128, 127), "int16": (0, 0), "int32": (0, 0), "int64": (0, 0)}
 
 
 def check_graph(graph: Graph) -> None:
@@ -62,17 +62,17 @@ def _tensor_problems(tensor: Tensor) -> Iterator[str]:
     if tensor.data is not None:
         if tensor.data.shape != tensor.shape:
             yield f"has shape {tensor.shape}, its data {tensor.data.shape}"
-        if str(tensor.data.dtype) != tensor.dtype:
+        if str(tensor.data.dtype) != ("int8" if tensor.dtype == "int4" else tensor.dtype):
             yield f"has dtype {tensor.dtype}, its data {tensor.data.dtype}"
     if any(dim < 1 for dim in tensor.shape):
         yield f"has shape {tensor.shape}; every dimension must be 1 or more"
     quant = tensor.quant
     if quant is None:
         return
-    if tensor.dtype not in _DTYPE_RANGES:
-        yield f"is {tensor.dtype} with a scale; int8 and int32 may have one"
+    if tensor.dtype not in _ZERO_POINTS:
+        yield f"is {tensor.dtype} with a scale; {', '.join(_ZERO_POINTS)} may have one"
         return
-    low, high = _DTYPE_RANGES[tensor.dtype]
+    low, high = _ZERO_POINTS[tensor.dtype]
     if not low <= quant.zero_point <= high:
         yield f"has zero point {quant.zero_point}, allowed for {tensor.dtype}: [{low}, {high}]"
     scales = np.asarray(quant.scales)

@@ -62,7 +62,12 @@ def transpose_codes(graph: Graph) -> None:
         if value is None or source is None or source.kind != "DEQUANTIZE":
             continue
         codes = source.inputs[0]
-        if codes is None or codes.dtype != "int8" or value in ports or len(readers[value]) != 1:
+        if (
+            codes is None
+            or codes.dtype not in ("int8", "int16")
+            or value in ports
+            or len(readers[value]) != 1
+        ):
             continue
         moved = Tensor(name=codes.name, shape=op.output.shape, dtype=codes.dtype, quant=codes.quant)
         source.kind, source.inputs, source.outputs = "TRANSPOSE", [codes, op.inputs[1]], [moved]

@@ -42,7 +42,9 @@ class Quant:
 class Tensor:
     """A value. `name` is that of the ONNX value it holds, in whatever layout; the writer makes names unique.
 
-    `dtype` is a numpy name. `data` is set for a constant and has the tensor's shape and dtype.
+    `dtype` is a numpy name, or "int4". `data` is set for a constant and has the tensor's shape and dtype
+    (int8 for int4: the writer packs two to a byte). `signature` is the shape with -1 for
+    each dynamic dimension, empty when there is none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Tensor:
     dtype: str = "float32"
     data: Array | None = None
     quant: Quant | None = None
+    signature: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -93,11 +96,12 @@ class Port:
 
 @dataclass(slots=True, kw_only=True)
 class Graph:
-    """Operators in the order in which they run, and the ports."""
+    """Operators in the order in which they run, the ports, and what the manifest has to say of them."""
 
     operators: list[Operator] = field(default_factory=list)
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def producers(self) -> dict[Tensor, Operator]:
         """The operator that writes each tensor."""

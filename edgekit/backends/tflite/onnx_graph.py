@@ -16,6 +16,7 @@ from edgekit.errors import Reason
 
 __all__ = ["Node", "OnnxGraph", "Quantizer", "read_graph"]
 
+_CODES = ("int4", "int8", "uint8", "int16", "int32")
 _FOLD_LIMIT = 1 << 24  # elements: a larger constant result is left to the engine's own arithmetic
 
 
@@ -41,7 +42,10 @@ class Quantizer:
 
 @dataclass(slots=True, kw_only=True)
 class OnnxGraph:
-    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value."""
+    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value.
+
+    `codes` is the dtype of quantized activations in LiteRT: int8 (uint8 is shifted to it) or int16.
+    """
 
     nodes: list[Node]
     inputs: tuple[str, ...]
@@ -51,9 +55,10 @@ class OnnxGraph:
     dtypes: dict[str, str]
     readers: dict[str, list[Node]] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
+    codes: str = "int8"
 
     def quantizer(self, node: Node) -> Quantizer | None:
-        """What a (de)quantizer does; None when its parameters are not constant, or not of 8 or 32 bits."""
+        """What a (de)quantizer does; None when its parameters are not constant, or of other types."""
         scale = self.constants.get(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else ""
         zero = self.constants.get(given) if given else None
@@ -65,7 +70,7 @@ class OnnxGraph:
             dtype = self.dtypes.get(node.inputs[0], "")
         else:
             dtype = "uint8"
-        if dtype not in ("int8", "uint8", "int32") or scale.dtype != np.float32:
+        if dtype not in _CODES or scale.dtype != np.float32:
             return None
         zeros = np.zeros(1, np.int64) if zero is None else np.atleast_1d(zero).astype(np.int64).ravel()
         if np.any(zeros != zeros[0]) or scale.ndim > 1 or int(node.attributes.get("block_size", 0)):
@@ -78,7 +83,7 @@ class OnnxGraph:
             zero_point=int(zeros[0]) - shift,
             axis=axis % rank if scale.size > 1 else 0,
         )
-        return Quantizer(quant=quant, dtype="int32" if dtype == "int32" else "int8", shift=shift)
+        return Quantizer(quant=quant, dtype="int8" if dtype == "uint8" else dtype, shift=shift)
 
 
 def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | None, list[Reason]]:
@@ -139,6 +144,9 @@ def _read(model: Any, onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
             )
         result.nodes.append(node)
     _connect(result)
+    zero_points = (n.inputs[2] for n in result.nodes if n.op_type == "QuantizeLinear" and len(n.inputs) > 2)
+    if any(str(constants[z].dtype) == "int16" for z in zero_points if z in constants):
+        result.codes = "int16"
     return result, reasons
 
 

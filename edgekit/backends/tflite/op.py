@@ -68,7 +68,8 @@ def permuted(shape: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
 class Op:
     """One step being lowered: reads attributes and operands, emits operators, declares results.
 
-    In integer mode activations are int8 tensors and results carry `quant`; otherwise everything is float.
+    In integer mode activations are tensors of `codes` (int8 or int16) and results carry `quant`; otherwise
+    everything is float.
     """
 
     def __init__(self, builder: Builder, step: Step) -> None:
@@ -89,6 +90,11 @@ class Op:
     def quant(self) -> Quant | None:
         """The quantization of the results; None in float mode."""
         return self.step.quant if self.integer else None
+
+    @property
+    def codes(self) -> str:
+        """The dtype of quantized activations: int8, or int16."""
+        return self.builder.source.codes
 
     def attr(self, name: str, default: T) -> T:
         """An attribute, or `default`; lists become tuples."""
@@ -134,7 +140,7 @@ class Op:
     # -- operands -----------------------------------------------------------------------------------------
 
     def input(self, index: int = 0) -> Tensor:
-        """Operand `index` in this step's mode: int8 in integer mode, else as ONNX has it."""
+        """Operand `index` in this step's mode: codes in integer mode, else as ONNX has it."""
         name = self.node.inputs[index]
         if not self.integer:
             return self.builder.value(name)
@@ -190,10 +196,10 @@ class Op:
         dtype: str = "",
         **options: OptionValue,
     ) -> Tensor:
-        """An operator with one new output: int8 with `quant` in integer mode, else float32 or `dtype`."""
+        """An operator with one new output: codes with `quant` in integer mode, else float32 or `dtype`."""
         if not dtype:
-            dtype = "int8" if self.integer else "float32"
-        quant = self.quant if dtype == "int8" else None
+            dtype = self.codes if self.integer else "float32"
+        quant = self.quant if dtype == self.codes else None
         output = Tensor(name=self.name, shape=tuple(shape), dtype=dtype, quant=quant)
         self.builder.operator(kind, inputs, [output], origin=self.node.name, options=options)
         return output

@@ -23,6 +23,12 @@ __all__ = ["Activation", "Lowering", "Site", "Step", "clip_bounds", "make_plan",
 Activation = Literal["NONE", "RELU", "RELU6", "RELU_N1_TO_1"]
 Bounds = tuple[float, float]
 
+_INT16_OPS = frozenset(
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat"),
+        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"),
+    )
+)
 _FLOAT_ACTIVATIONS: dict[Bounds, Activation] = {
     (0.0, float("inf")): "RELU",
     (0.0, 6.0): "RELU6",
@@ -116,7 +122,7 @@ def _decide(
     inputs = tuple(views.get(name) for name in node.inputs)
     if lowering.moves:
         site = Site(graph=graph, node=node, inputs=inputs, output=quant_after(graph, node.outputs[0]))
-        if inputs[0] is not None and lowering.integer is not None and lowering.integer(site):
+        if inputs[0] is not None and _integer(site, lowering):
             return Step(node=node, outputs=node.outputs, integer=True, quant=inputs[0]), None
     partner = _activation_after(graph, node) if lowering.fuses else None
     bounds = clip_bounds(graph, partner) if partner is not None else None
@@ -124,7 +130,7 @@ def _decide(
         quant = quant_after(graph, partner.outputs[0])
         site = Site(graph=graph, node=node, inputs=inputs, output=quant)
         if quant is not None and _integer(site, lowering):
-            activation, clip = _integer_activation(bounds, quant)
+            activation, clip = _integer_activation(bounds, quant, graph.codes)
             step = Step(
                 node=node,
                 outputs=partner.outputs,
@@ -144,7 +150,15 @@ def _decide(
 
 
 def _integer(site: Site, lowering: Lowering) -> bool:
-    return lowering.integer is not None and lowering.integer(site)
+    if lowering.integer is None or (site.graph.codes == "int16" and not _int16(site)):
+        return False
+    return lowering.integer(site)
+
+
+def _int16(site: Site) -> bool:
+    """Whether LiteRT's kernel was proven right on int16 activations; a product of two activations is not."""
+    op_type = site.node.op_type
+    return op_type in _INT16_OPS and (op_type != "MatMul" or site.constant(1) is not None)
 
 
 def quant_after(graph: OnnxGraph, value: str) -> Quant | None:
@@ -157,7 +171,7 @@ def quant_after(graph: OnnxGraph, value: str) -> Quant | None:
         if reader.op_type != "QuantizeLinear" or reader.inputs[0] != value:
             return None
         quantizer = graph.quantizer(reader)
-        if quantizer is None or quantizer.dtype != "int8" or len(quantizer.quant.scales) > 1:
+        if quantizer is None or quantizer.dtype != graph.codes or len(quantizer.quant.scales) > 1:
             return None
         found.add(quantizer.quant)
     return found.pop() if len(found) == 1 else None
@@ -184,21 +198,22 @@ def clip_bounds(graph: OnnxGraph, node: Node) -> Bounds | None:
     return bounds[0], bounds[1]
 
 
-def _integer_activation(bounds: Bounds, quant: Quant) -> tuple[Activation, Bounds | None]:
+def _integer_activation(bounds: Bounds, quant: Quant, codes: str) -> tuple[Activation, Bounds | None]:
     """The fused activation that clips codes as the clip before the quantizer clips values.
 
     Quantization is monotone, so clip(q(x), q(low), q(high)) is q(clip(x, low, high)); a bound whose code lies
-    outside int8 does nothing.
+    outside their dtype does nothing.
     """
     low, high = bounds
+    limits = np.iinfo(codes)
     with np.errstate(over="ignore"):
-        codes = np.rint(np.asarray(bounds, np.float32) / np.float32(quant.scale)) + quant.zero_point
-    low_idle, high_idle = bool(codes[0] <= -128), bool(codes[1] >= 127)
+        ends = np.rint(np.asarray(bounds, np.float32) / np.float32(quant.scale)) + quant.zero_point
+    low_idle, high_idle = bool(ends[0] <= limits.min), bool(ends[1] >= limits.max)
     if low_idle and high_idle:
         return "NONE", None
     if low == 0 and high_idle:
         return "RELU", None
-    if high == 6 and (low == 0 or (low_idle and quant.zero_point == -128)):
+    if high == 6 and (low == 0 or (low_idle and quant.zero_point == limits.min)):
         return "RELU6", None
     if (low, high) == (-1.0, 1.0):
         return "RELU_N1_TO_1", None

@@ -63,6 +63,7 @@ _INT8_IS_2 = frozenset(
 _RANK_5 = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 4}
 _BROADCAST_5 = {"SUB": 3, "DIV": 2, "MAXIMUM": 3, "MINIMUM": 3}
 _INT64 = {"ADD": 4, "SUB": 4, "MUL": 5}
+_INT16 = {"ADD": 3, "CONCATENATION": 3, "QUANTIZE": 2, "SLICE": 4, "TRANSPOSE": 5}
 _BOOL = {"GATHER": 3, "STRIDED_SLICE": 3, "TRANSPOSE": 3, "PAD": 5, "PADV2": 5}
 
 
@@ -89,6 +90,8 @@ def operator_version(op: Operator) -> int:
 
 def _common(op: Operator, x: Tensor) -> int:
     version = 2 if op.kind in _INT8_IS_2 and x.dtype == "int8" else 1
+    if x.dtype == "int16" or (op.kind == "QUANTIZE" and op.output.dtype == "int16"):
+        version = _INT16.get(op.kind, 1)
     if x.dtype == "int64":
         version = max(version, _INT64.get(op.kind, 1))
     if x.dtype == "bool":
@@ -119,16 +122,22 @@ def _conv(op: Operator) -> int:
     x, weight = _first(op), _weight(op)
     if weight.shape[3] != x.shape[3]:
         return 6
-    return 3 if x.dtype == "int8" else 1
+    if weight.dtype == "int8" and x.dtype == "float32":
+        return 5
+    return {"int8": 3, "int16": 4}.get(x.dtype, 1)
 
 
 def _depthwise(op: Operator) -> int:
-    if _first(op).dtype == "int8":
-        return 3
+    if _first(op).dtype in ("int8", "int16"):
+        return 3 if _first(op).dtype == "int8" else 5
     return 2 if (op.options["dilation_h_factor"], op.options["dilation_w_factor"]) != (1, 1) else 1
 
 
 def _fully_connected(op: Operator) -> int:
+    if _weight(op).dtype == "int8" and _first(op).dtype == "float32":
+        return 12
+    if _first(op).dtype == "int16":
+        return 7
     if len(op.inputs) == 2:
         return 6
     if op.options.get("keep_num_dims"):
@@ -153,8 +162,10 @@ def _mul(op: Operator) -> int:
 
 def _dequantize(op: Operator) -> int:
     x = _first(op)
-    if x.dtype == "float16":
+    if x.dtype in ("float16", "int16"):
         return 3
+    if x.dtype == "int4":
+        return 6
     return 5 if x.quant is not None and len(x.quant.scales) > 1 else 2
 
 

@@ -45,6 +45,13 @@ _OPTION_TABLES = {
     "REDUCE_MAX": "ReducerOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_PROD": "ReducerOptions",
+    "REDUCE_ANY": "ReducerOptions",
+    "REDUCE_ALL": "ReducerOptions",
+    "CUMSUM": "CumsumOptions",
+    "REVERSE_SEQUENCE": "ReverseSequenceOptions",
+    "LOCAL_RESPONSE_NORMALIZATION": "LocalResponseNormalizationOptions",
+    "CONV_3D": "Conv3DOptions",
+    "CONV_3D_TRANSPOSE": "Conv3DOptions",
     "LEAKY_RELU": "LeakyReluOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
@@ -181,10 +188,11 @@ class _Writer:
             self.schema.TensorT(
                 shape=_int32(tensor.shape),
                 type=getattr(self.schema.TensorType, tensor.dtype.upper()),
-                buffer=0 if tensor.data is None else self._buffer(tensor.data),
+                buffer=0 if tensor.data is None else self._buffer(_stored_form(tensor)),
                 name=self._name(name or tensor.name, tensor.dtype),
                 quantization=self._quantization(tensor),
                 hasRank=True,
+                shapeSignature=_int32(tensor.signature) if tensor.signature else None,
             )
         )
         return index
@@ -217,6 +225,16 @@ class _Writer:
             self.buffer_index[key] = len(self.buffers)
             self.buffers.append(data)
         return self.buffer_index[key]
+
+
+def _stored_form(tensor: Tensor) -> Array:
+    """The constant as the file holds it: 4-bit codes two to a byte, the first in the low half."""
+    assert tensor.data is not None
+    if tensor.dtype != "int4":
+        return tensor.data
+    flat = tensor.data.ravel()
+    even = np.append(flat, np.int8(0)) if flat.size % 2 else flat
+    return np.asarray((even[0::2] & 15) | ((even[1::2] & 15) << 4), np.int8)
 
 
 class _AlignedBuffer:

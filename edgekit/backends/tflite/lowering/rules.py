@@ -25,22 +25,23 @@ __all__ = [
 MAX_REQUANTIZATION = 256.0  # s_x * s_w / s_y from here on: XNNPACK fails at allocation
 ADD_RATIO = (2.0**-10, 2.0**8)  # s_x / s_y of ADD and SUB
 MUL_RATIO = (2.0**-16, 2.0**8)  # s_a * s_b / s_y of MUL
+_CODES = {"int8": ("int8", "uint8"), "int16": ("int16",)}
 
 
 def quantized(site: Site, *indices: int) -> bool:
-    """Whether these inputs are known as int8 codes with one scale."""
+    """Whether these inputs are known as codes (int8, or int16) with one scale."""
     return all(
         index < len(site.inputs)
         and (quant := site.inputs[index]) is not None
         and len(quant.scales) == 1
-        and _is_byte(site, index)
+        and _is_code(site, index)
         for index in indices
     )
 
 
-def _is_byte(site: Site, index: int) -> bool:
+def _is_code(site: Site, index: int) -> bool:
     constant = site.constant(index)
-    return constant is None or constant.dtype in (np.int8, np.uint8)
+    return constant is None or str(constant.dtype) in _CODES[site.graph.codes]
 
 
 def rescales(site: Site) -> bool:

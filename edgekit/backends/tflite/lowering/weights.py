@@ -13,7 +13,8 @@ _SCALE_TOLERANCE = 1e-4  # relative; the kernel ignores the declared scale and u
 
 
 def bias_tensor(op: Op, index: int, *, x: Tensor, weight: Weight, count: int) -> Tensor:
-    """The bias of `count` outputs: float32, or int32 at scale s_x * s_w (a float one is rounded to it).
+    """The bias of `count` outputs: float32, or integers at scale s_x * s_w (a float one is rounded to it):
+    int32, or int64 beside int16 activations (an int32 one is read as if it had 64 bits).
 
     Zeros where ONNX has none: CONV needs one. Raises `Refusal` when it is computed, or quantized at another
     scale than the kernel uses.
@@ -32,10 +33,11 @@ def bias_tensor(op: Op, index: int, *, x: Tensor, weight: Weight, count: int) ->
     codes = _stored_codes(op, index, scales)
     if codes is None:
         codes = np.rint(real.astype(np.float64) / scales)
+    dtype = "int64" if op.codes == "int16" else "int32"
     if np.any(np.abs(codes) > np.iinfo(np.int32).max):
         raise Refusal("the bias does not fit int32 at scale s_x * s_w", "keep this node in float")
     quant = Quant(scales=tuple(float(s) for s in scales))
-    return op.const(np.broadcast_to(codes, (count,)).astype(np.int32), quant, name=name)
+    return op.const(np.broadcast_to(codes, (count,)).astype(dtype), quant, name=name)
 
 
 def _stored_codes(op: Op, index: int, scales: Array) -> Array | None:
