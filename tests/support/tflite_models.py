@@ -157,6 +157,21 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return float(difference / max(float(np.abs(expected).max()), 1e-6))
 
 
+def compare(
+    model: Any, values: Mapping[str, np.ndarray], folder: Path, layout: str = "nhwc", tolerance: float = 1e-5
+) -> None:
+    """Assert that LiteRT answers like ONNX Runtime; what is no finite number must be the same."""
+    ran = invoke(lowered(model, folder, layout=layout), values)
+    expected = reference(model, values)
+    assert ran.outputs.keys() == expected.keys()
+    for name, wanted in expected.items():
+        got = ran.outputs[name]
+        odd = ~np.isfinite(wanted)
+        np.testing.assert_array_equal(got[odd], wanted[odd])
+        got, wanted = (np.where(odd, 0, side).astype(side.dtype) for side in (got, wanted))
+        assert relative_error(got, wanted) <= tolerance, name
+
+
 class Qdq:
     """Builds a QDQ graph by hand: activations int8 per tensor, weights int8 per channel, bias int32."""
 

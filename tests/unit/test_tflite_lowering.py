@@ -69,13 +69,12 @@ REFUSED = {
     ),
     "double precision": (single("Relu", (IMAGE, "float64")), "float64"),
     "pooling with indices": (single("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "indices"),
-    "last index of ArgMax": (single("ArgMax", IMAGE, select_last_index=1), "select_last_index"),
     "odd nearest": (single("Resize", IMAGE, None, None, np.int64([1, 6, 13, 20])), "round_prefer_floor"),
     "scales beside the sizes": (
         single("Resize", IMAGE, None, np.float32([1, 1, 1.7, 1.7]), mode="linear"),
         "not the ratio",
     ),
-    "bytes without a scale": (single("Add", (IMAGE, "uint8"), (IMAGE, "uint8")), "Add of uint8"),
+    "bytes without a scale": (single("Relu", (IMAGE, "int8")), "Relu of int8"),
     "nothing left": (single("Slice", IMAGE, np.int64([3]), np.int64([3])), "is empty"),
     "corners of a broken ratio": (
         single(

@@ -8,8 +8,10 @@ their removal to `layout`.
 from __future__ import annotations
 
 from edgekit.backends.tflite.lowering.activation import OPERATORS as ACTIVATION
+from edgekit.backends.tflite.lowering.bitwise import OPERATORS as BITWISE
 from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTION
 from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
+from edgekit.backends.tflite.lowering.functions import OPERATORS as FUNCTIONS
 from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
 from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
 from edgekit.backends.tflite.lowering.normalization import OPERATORS as NORMALIZATION
@@ -26,6 +28,8 @@ OPERATORS: dict[str, Lowering] = {
     **CONVOLUTION,
     **MATMUL,
     **ELEMENTWISE,
+    **FUNCTIONS,
+    **BITWISE,
     **ACTIVATION,
     **POOLING,
     **REDUCTION,

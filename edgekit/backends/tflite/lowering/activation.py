@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.backends.tflite.ir import Tensor
-from edgekit.backends.tflite.lowering.elementwise import unary
+from edgekit.backends.tflite.lowering.compose import add, apply, div, minimum, mul, select, sub
+from edgekit.backends.tflite.lowering.elementwise import convert, unary
+from edgekit.backends.tflite.lowering.functions import compare, log1p
 from edgekit.backends.tflite.lowering.rules import fixed_output, rescales
 from edgekit.backends.tflite.op import Op
 from edgekit.backends.tflite.plan import Lowering, clip_bounds
@@ -106,16 +108,65 @@ def gelu(op: Op) -> None:
 def softplus(op: Op) -> None:
     """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which cannot overflow."""
     x = op.input()
-    positive = op.emit("RELU", [x], x.shape)
-    negative = op.emit("NEG", [op.emit("ABS", [x], x.shape)], x.shape)
-    grown = op.emit(
-        "ADD",
-        [op.emit("EXP", [negative], x.shape), op.scalar(1.0)],
-        x.shape,
-        fused_activation_function="NONE",
-    )
-    log = op.emit("LOG", [grown], x.shape)
-    op.result(op.emit("ADD", [positive, log], x.shape, fused_activation_function="NONE"))
+    tail = apply(op, "EXP", apply(op, "NEG", apply(op, "ABS", x)))
+    op.result(add(op, apply(op, "RELU", x), log1p(op, tail)))
+
+
+def mish(op: Op) -> None:
+    """x * tanh(softplus(x)) as x * n / (n + 2) with n = e * (e + 2), e = exp(x): 1 in float32 from 20 on."""
+    x, two = op.input(), op.scalar(2.0)
+    grown = apply(op, "EXP", minimum(op, x, op.scalar(20.0)))
+    n = mul(op, grown, add(op, grown, two))
+    op.result(mul(op, x, div(op, n, add(op, n, two))))
+
+
+def celu(op: Op) -> None:
+    """max(x, 0) + alpha * elu(min(x, 0) / alpha)."""
+    x, alpha = op.input(), op.scalar(op.attr("alpha", 1.0))
+    below = apply(op, "ELU", div(op, minimum(op, x, op.scalar(0.0)), alpha))
+    op.result(add(op, apply(op, "RELU", x), mul(op, alpha, below)))
+
+
+def softsign(op: Op) -> None:
+    x = op.input()
+    op.result(div(op, x, add(op, op.scalar(1.0), apply(op, "ABS", x))))
+
+
+def swish(op: Op) -> None:
+    x, alpha = op.input(), op.attr("alpha", 1.0)
+    scaled = x if alpha == 1.0 else mul(op, x, op.scalar(alpha))
+    op.result(mul(op, x, apply(op, "LOGISTIC", scaled)))
+
+
+def thresholded_relu(op: Op) -> None:
+    x = op.input()
+    op.result(select(op, compare(op, "GREATER", x, op.scalar(op.attr("alpha", 1.0))), x, op.scalar(0.0)))
+
+
+def shrink(op: Op) -> None:
+    """max(x - lambd, 0) + min(x + lambd, 0) where bias is lambd, else a choice of three."""
+    x, end, bias = op.input(), op.attr("lambd", 0.5), op.attr("bias", 0.0)
+    if bias == end and end >= 0:
+        upper = apply(op, "RELU", sub(op, x, op.scalar(end)))
+        op.result(add(op, upper, minimum(op, add(op, x, op.scalar(end)), op.scalar(0.0))))
+        return
+    upper = compare(op, "GREATER", x, op.scalar(end))
+    lower = compare(op, "LESS", x, op.scalar(-end))
+    inner = select(op, upper, sub(op, x, op.scalar(bias)), op.scalar(0.0))
+    op.result(select(op, lower, add(op, x, op.scalar(bias)), inner))
+
+
+def hardmax(op: Op) -> None:
+    """1 at the first of the largest along an axis, else 0."""
+    x = op.input()
+    axis = op.attr("axis", -1) % len(x.shape)
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    where = op.const(np.asarray(axis, np.int32))
+    first = op.emit("ARG_MAX", [x, where], shape, dtype="int32", output_type="int32")
+    places = np.arange(x.shape[axis], dtype=np.int32).reshape(-1, *(1,) * (len(x.shape) - axis - 1))
+    kept = op.reshape(first, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+    chosen = compare(op, "EQUAL", kept, op.expand(op.const(places), len(x.shape)))
+    op.result(convert(op, chosen, "float32"))
 
 
 def softmax(op: Op) -> None:
@@ -144,6 +195,13 @@ OPERATORS = {
     "HardSigmoid": Lowering(emit=hard_sigmoid),
     "HardSwish": Lowering(emit=unary("HARD_SWISH")),
     "Gelu": Lowering(emit=gelu),
+    "Mish": Lowering(emit=mish),
+    "Celu": Lowering(emit=celu),
+    "Softsign": Lowering(emit=softsign),
+    "Swish": Lowering(emit=swish),
+    "ThresholdedRelu": Lowering(emit=thresholded_relu),
+    "Shrink": Lowering(emit=shrink),
+    "Hardmax": Lowering(emit=hardmax),
     "Softplus": Lowering(emit=softplus),
     "Softmax": Lowering(emit=softmax),
     "LogSoftmax": Lowering(emit=softmax),

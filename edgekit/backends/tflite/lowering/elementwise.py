@@ -11,18 +11,35 @@ from edgekit.backends.tflite.lowering.rules import add_ratios, mul_ratio
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering
 
-__all__ = ["OPERATORS", "operands"]
+__all__ = ["NARROW", "OPERATORS", "convert", "operands", "unary", "widened"]
 
 _FUSED = ("ADD", "SUB", "MUL", "DIV")
 _NUMBERS = ("float32", "int32", "int64")
 _VALUES = (*_NUMBERS, "bool")
-_BYTES = (*_VALUES, "int8", "uint8")
+NARROW = ("int8", "uint8")  # plain bytes, not codes: computed in int32, where the kernels know no scale
+_BYTES = (*_VALUES, *NARROW)
 
 
 def operands(op: Op, *indices: int) -> list[Tensor]:
     """The operands brought to one rank; single constants may stay scalars."""
     rank = len(op.out_shape())
     return [op.expand(op.input(index), rank) for index in indices]
+
+
+def convert(op: Op, x: Tensor, dtype: str) -> Tensor:
+    """`x` as another dtype; constants directly, integers that do not fit wrap around."""
+    if x.dtype == dtype:
+        return x
+    if x.data is not None:
+        return op.const(x.data.astype(dtype), name=x.name)
+    return op.emit("CAST", [x], x.shape, dtype=dtype, in_data_type=x.dtype, out_data_type=dtype)
+
+
+def widened(op: Op, tensors: list[Tensor]) -> list[Tensor]:
+    """Plain bytes as int32; everything else, codes included, as it is."""
+    if op.integer or tensors[0].dtype not in NARROW:
+        return tensors
+    return [convert(op, tensor, "int32") for tensor in tensors]
 
 
 def unary(kind: str) -> Callable[[Op], None]:
@@ -39,31 +56,40 @@ def binary(kind: str, *, out: str = "") -> Callable[[Op], None]:
     """An operator of two operands of one dtype; `out` fixes the dtype of the result."""
 
     def emit(op: Op) -> None:
-        a, b = operands(op, 0, 1)
+        a, b = widened(op, operands(op, 0, 1))
         options = {"fused_activation_function": op.activation} if kind in _FUSED else {}
         dtype = out or ("" if op.integer else a.dtype)
-        op.result(op.emit(kind, [a, b], op.out_shape(), dtype=dtype, **options))
+        y = op.emit(kind, [a, b], op.out_shape(), dtype=dtype, **options)
+        op.result(y if out or op.integer else convert(op, y, op.out_dtype()))
 
     return emit
 
 
 def variadic(kind: str) -> Callable[[Op], None]:
     """ONNX's Sum, Max and Min of any number of operands, two at a time."""
+    return lambda op: op.result(convert(op, _folded(op, kind), op.out_dtype()))
 
-    def emit(op: Op) -> None:
-        first, *rest = operands(op, *range(len(op.node.inputs)))
-        for other in rest:
-            options = {"fused_activation_function": "NONE"} if kind in _FUSED else {}
-            shape = np.broadcast_shapes(first.shape, other.shape)
-            first = op.emit(kind, [first, other], shape, dtype=first.dtype, **options)
-        op.result(first)
 
-    return emit
+def _folded(op: Op, kind: str) -> Tensor:
+    first, *rest = widened(op, operands(op, *range(len(op.node.inputs))))
+    for other in rest:
+        options = {"fused_activation_function": "NONE"} if kind in _FUSED else {}
+        shape = np.broadcast_shapes(first.shape, other.shape)
+        first = op.emit(kind, [first, other], shape, dtype=first.dtype, **options)
+    return first
+
+
+def mean(op: Op) -> None:
+    """ONNX's Mean of any number of operands."""
+    total, count = _folded(op, "ADD"), op.scalar(len(op.node.inputs))
+    op.result(op.emit("DIV", [total, count], total.shape, fused_activation_function="NONE"))
 
 
 def div(op: Op) -> None:
-    a, b = operands(op, 0, 1)
-    op.result(op.emit("DIV", [a, b], op.out_shape(), dtype=a.dtype, fused_activation_function=op.activation))
+    """Whole numbers are divided towards zero, like ONNX does."""
+    a, b = widened(op, operands(op, 0, 1))
+    y = op.emit("DIV", [a, b], op.out_shape(), dtype=a.dtype, fused_activation_function=op.activation)
+    op.result(convert(op, y, op.out_dtype()))
 
 
 def power(op: Op) -> None:
@@ -100,7 +126,28 @@ def cast(op: Op) -> None:
         return
     if x.dtype == "float32" and dtype == "uint8":
         raise Refusal("Cast of float32 to uint8", "cast to int32: the engine and ONNX differ outside 0..255")
-    op.result(op.emit("CAST", [x], x.shape, dtype=dtype, in_data_type=x.dtype, out_data_type=dtype))
+    op.result(convert(op, x, dtype))
+
+
+def absolute(op: Op) -> None:
+    """ABS knows no int64."""
+    x = op.input()
+    if x.dtype != "int64":
+        op.result(op.emit("ABS", [x], x.shape, dtype=x.dtype))
+        return
+    negative = op.emit("NEG", [x], x.shape, dtype=x.dtype)
+    op.result(op.emit("MAXIMUM", [x, negative], x.shape, dtype=x.dtype))
+
+
+def negate(op: Op) -> None:
+    """0 - x for plain bytes, which NEG does not take."""
+    (x,) = widened(op, [op.input()])
+    op.result(convert(op, op.emit("NEG", [x], x.shape, dtype=x.dtype), op.out_dtype()))
+
+
+def sign(op: Op) -> None:
+    (x,) = widened(op, [op.input()])
+    op.result(convert(op, op.emit("SIGN", [x], x.shape, dtype=x.dtype), op.out_dtype()))
 
 
 def logical_not(op: Op) -> None:
@@ -112,14 +159,11 @@ _UNARY = {
     "Sqrt": "SQRT",
     "Exp": "EXP",
     "Log": "LOG",
-    "Neg": "NEG",
-    "Abs": "ABS",
     "Floor": "FLOOR",
     "Ceil": "CEIL",
     "Sin": "SIN",
     "Cos": "COS",
     "Round": "ROUND",
-    "Sign": "SIGN",
 }
 _COMPARISON = {
     "Less": "LESS",
@@ -127,23 +171,33 @@ _COMPARISON = {
     "Greater": "GREATER",
     "GreaterOrEqual": "GREATER_EQUAL",
 }
-_LOGIC = {"And": "LOGICAL_AND", "Or": "LOGICAL_OR"}
+_LOGIC = {"And": "LOGICAL_AND", "Or": "LOGICAL_OR", "Xor": "NOT_EQUAL"}
+
+_ARITHMETIC = (*_NUMBERS, *NARROW)
 
 OPERATORS = {
-    "Add": Lowering(emit=binary("ADD"), integer=add_ratios, fuses=True, dtypes=_NUMBERS),
-    "Sub": Lowering(emit=binary("SUB"), integer=add_ratios, fuses=True, dtypes=_NUMBERS),
-    "Mul": Lowering(emit=binary("MUL"), integer=mul_ratio, fuses=True, dtypes=_NUMBERS),
-    "Div": Lowering(emit=div, fuses=True, dtypes=("float32", "int32")),
+    "Add": Lowering(emit=binary("ADD"), integer=add_ratios, fuses=True, dtypes=_ARITHMETIC),
+    "Sub": Lowering(emit=binary("SUB"), integer=add_ratios, fuses=True, dtypes=_ARITHMETIC),
+    "Mul": Lowering(emit=binary("MUL"), integer=mul_ratio, fuses=True, dtypes=_ARITHMETIC),
+    "Div": Lowering(emit=div, fuses=True, dtypes=("float32", "int32", *NARROW)),
     "Pow": Lowering(emit=power),
     "Reciprocal": Lowering(emit=reciprocal),
-    "Max": Lowering(emit=variadic("MAXIMUM"), dtypes=_NUMBERS),
-    "Min": Lowering(emit=variadic("MINIMUM"), dtypes=_NUMBERS),
+    "Max": Lowering(emit=variadic("MAXIMUM"), dtypes=_ARITHMETIC),
+    "Min": Lowering(emit=variadic("MINIMUM"), dtypes=_ARITHMETIC),
     "Sum": Lowering(emit=variadic("ADD")),
-    "Where": Lowering(emit=select, dtypes=_VALUES, data=1),
+    "Mean": Lowering(emit=mean),
+    "Abs": Lowering(emit=absolute, dtypes=_NUMBERS),
+    "Neg": Lowering(emit=negate, dtypes=(*_NUMBERS, "int8")),
+    "Sign": Lowering(emit=sign, dtypes=("float32", "int32", *NARROW)),
+    "Where": Lowering(emit=select, dtypes=_BYTES, data=1),
     "Cast": Lowering(emit=cast, dtypes=_BYTES),
+    "CastLike": Lowering(emit=cast, dtypes=_BYTES),
     "Not": Lowering(emit=logical_not, dtypes=("bool",)),
     **{name: Lowering(emit=unary(kind)) for name, kind in _UNARY.items()},
-    **{name: Lowering(emit=binary(kind, out="bool"), dtypes=_NUMBERS) for name, kind in _COMPARISON.items()},
-    "Equal": Lowering(emit=binary("EQUAL", out="bool"), dtypes=_VALUES),
+    **{
+        name: Lowering(emit=binary(kind, out="bool"), dtypes=_ARITHMETIC)
+        for name, kind in _COMPARISON.items()
+    },
+    "Equal": Lowering(emit=binary("EQUAL", out="bool"), dtypes=_BYTES),
     **{name: Lowering(emit=binary(kind, out="bool"), dtypes=("bool",)) for name, kind in _LOGIC.items()},
 }

@@ -1,4 +1,4 @@
-"""Reductions over axes, and ArgMax."""
+"""Reductions over axes, running sums, and ArgMax."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.lowering.compose import add, apply, maximum, mul, select, sub
+from edgekit.backends.tflite.lowering.functions import compare
 from edgekit.backends.tflite.lowering.rules import quantized
-from edgekit.backends.tflite.op import Op, Refusal
+from edgekit.backends.tflite.op import Op
 from edgekit.backends.tflite.plan import Lowering, Site
 
 __all__ = ["OPERATORS"]
@@ -22,8 +25,8 @@ def _axes(op: Op) -> tuple[int, ...]:
     return tuple(sorted(axis % rank for axis in axes))
 
 
-def reduce(kind: str) -> Callable[[Op], None]:
-    """A reduction; over no axis it is the identity."""
+def reduce(kind: str, boolean: str = "") -> Callable[[Op], None]:
+    """A reduction; over no axis it is the identity. `boolean` is the kernel for bool."""
 
     def emit(op: Op) -> None:
         x, axes = op.input(), _axes(op)
@@ -32,22 +35,81 @@ def reduce(kind: str) -> Callable[[Op], None]:
             return
         dtype = "" if op.integer else x.dtype
         keep = bool(op.attr("keepdims", 1))
-        op.result(op.emit(kind, [x, op.indices(axes)], op.out_shape(), dtype=dtype, keep_dims=keep))
+        used = boolean if x.dtype == "bool" else kind
+        op.result(op.emit(used, [x, op.indices(axes)], op.out_shape(), dtype=dtype, keep_dims=keep))
 
     return emit
 
 
+def _total(op: Op, x: Tensor) -> Tensor:
+    """The sum over the axes, in the shape of the result."""
+    axes = _axes(op)
+    if not axes:
+        return x
+    keep = bool(op.attr("keepdims", 1))
+    return op.emit("SUM", [x, op.indices(axes)], op.out_shape(), dtype=x.dtype, keep_dims=keep)
+
+
+def _size(op: Op, x: Tensor) -> Tensor:
+    if x.dtype == "float32":
+        return apply(op, "ABS", x)
+    return maximum(op, x, sub(op, op.const(np.asarray(0, x.dtype)), x))
+
+
+def reduce_l1(op: Op) -> None:
+    op.result(_total(op, _size(op, op.input())))
+
+
+def reduce_l2(op: Op) -> None:
+    x = op.input()
+    op.result(apply(op, "SQRT", _total(op, mul(op, x, x))))
+
+
+def reduce_sum_square(op: Op) -> None:
+    x = op.input()
+    op.result(_total(op, mul(op, x, x)))
+
+
+def reduce_log_sum(op: Op) -> None:
+    op.result(apply(op, "LOG", _total(op, op.input())))
+
+
+def reduce_log_sum_exp(op: Op) -> None:
+    """log(sum(exp(x - m))) + m with m the largest, or 0 where that is infinite; never below the largest."""
+    x, axes = op.input(), _axes(op)
+    if not axes:
+        op.result(x)
+        return
+    kept = tuple(1 if axis in axes else dim for axis, dim in enumerate(x.shape))
+    largest = op.emit("REDUCE_MAX", [x, op.indices(axes)], kept, keep_dims=True)
+    endless = compare(op, "EQUAL", apply(op, "ABS", largest), op.scalar(float("inf")))
+    base = select(op, endless, op.scalar(0.0), largest)
+    total = _total(op, apply(op, "EXP", sub(op, x, base)))
+    value = add(op, apply(op, "LOG", total), op.reshape(base, total.shape))
+    op.result(maximum(op, value, op.reshape(largest, total.shape)))
+
+
+def cumulative_sum(op: Op) -> None:
+    x, (axis,) = op.input(), op.ints(1)
+    where = op.const(np.asarray(axis % len(x.shape), np.int32))
+    exclusive, reverse = bool(op.attr("exclusive", 0)), bool(op.attr("reverse", 0))
+    op.result(op.emit("CUMSUM", [x, where], x.shape, dtype=x.dtype, exclusive=exclusive, reverse=reverse))
+
+
 def arg(kind: str) -> Callable[[Op], None]:
-    """ARG_MAX and ARG_MIN: the first of equals, as int64."""
+    """ARG_MAX and ARG_MIN: the first of equals, as int64; the last one is the first backwards."""
 
     def emit(op: Op) -> None:
-        if op.attr("select_last_index", 0):
-            raise Refusal(f"{op.node.op_type} with select_last_index", "the engine picks the first of equals")
         x = op.input()
         axis = op.attr("axis", 0) % len(x.shape)
         axis_tensor = op.const(np.asarray(axis, np.int32))
         shape = x.shape[:axis] + x.shape[axis + 1 :]
+        last = bool(op.attr("select_last_index", 0))
+        if last:
+            x = op.move("REVERSE_V2", x, x.shape, op.indices([axis]))
         y = op.emit(kind, [x, axis_tensor], shape, dtype="int64", output_type="int64")
+        if last:
+            y = sub(op, op.const(np.asarray(x.shape[axis] - 1, np.int64)), y)
         op.result(op.reshape(y, op.out_shape()))
 
     return emit
@@ -64,12 +126,22 @@ def _data_same(site: Site) -> bool:
 
 _NUMBERS = ("float32", "int32", "int64")
 
+_WHOLE = (*_NUMBERS, "bool")
+
 OPERATORS = {
-    "ReduceMean": Lowering(emit=reduce("MEAN"), integer=_plain(_data_same), dtypes=_NUMBERS),
+    "ReduceMean": Lowering(emit=reduce("MEAN"), integer=_plain(_data_same)),
     "ReduceSum": Lowering(emit=reduce("SUM"), integer=_plain(_data_same), dtypes=_NUMBERS),
-    "ReduceMax": Lowering(emit=reduce("REDUCE_MAX"), integer=_plain(_data_same), moves=True, dtypes=_NUMBERS),
-    "ReduceMin": Lowering(emit=reduce("REDUCE_MIN"), dtypes=_NUMBERS),
+    "ReduceMax": Lowering(
+        emit=reduce("REDUCE_MAX", "REDUCE_ANY"), integer=_plain(_data_same), moves=True, dtypes=_WHOLE
+    ),
+    "ReduceMin": Lowering(emit=reduce("REDUCE_MIN", "REDUCE_ALL"), dtypes=_WHOLE),
     "ReduceProd": Lowering(emit=reduce("REDUCE_PROD"), dtypes=_NUMBERS),
-    "ArgMax": Lowering(emit=arg("ARG_MAX"), dtypes=_NUMBERS),
-    "ArgMin": Lowering(emit=arg("ARG_MIN"), dtypes=_NUMBERS),
+    "ReduceL1": Lowering(emit=reduce_l1, dtypes=_NUMBERS),
+    "ReduceL2": Lowering(emit=reduce_l2),
+    "ReduceSumSquare": Lowering(emit=reduce_sum_square, dtypes=_NUMBERS),
+    "ReduceLogSum": Lowering(emit=reduce_log_sum),
+    "ReduceLogSumExp": Lowering(emit=reduce_log_sum_exp),
+    "CumSum": Lowering(emit=cumulative_sum, dtypes=_NUMBERS),
+    "ArgMax": Lowering(emit=arg("ARG_MAX"), dtypes=("float32", "int32")),
+    "ArgMin": Lowering(emit=arg("ARG_MIN"), dtypes=("float32", "int32")),
 }
