@@ -16,7 +16,8 @@ def dynamic_products(model: Any) -> tuple[Any, int]:
 
     Before: MatMul and plain Gemm that read int8 weights through DequantizeLinear. After:
     DynamicQuantizeLinear (uint8, one scale a tensor), MatMulInteger, and the product of both scales in float;
-    ONNX Runtime fuses the three. Weights of other operators stay behind their DequantizeLinear. Must not change: inputs, outputs.
+    ONNX Runtime fuses the three. Weights of other operators stay behind their
+    DequantizeLinear. Must not change: inputs, outputs.
     """
     onnx = require("onnx")
     result = onnx.ModelProto()

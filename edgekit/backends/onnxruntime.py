@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends.onnx_graph import IOScale, float16_weights, integer_io, tensor_ios
+from edgekit.backends.onnx_dynamic import dynamic_products
+from edgekit.backends.onnx_graph import (
+    IOScale,
+    float16_weights,
+    integer_io,
+    nothing_stored,
+    stored_notes,
+    tensor_ios,
+)
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
-from edgekit.core.target import Precision, Target
+from edgekit.core.target import STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 
 __all__ = ["lower", "why_not"]
@@ -59,6 +67,8 @@ def lower(
         notes = tuple(f"{name} leaves the range of float16 and stays float32" for name in kept)
     elif precision == "int8" and quantized_io:
         graph, scales = integer_io(graph)
+    elif precision in STORED:
+        graph, notes = _stored(graph, target, precision)
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):
         raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
@@ -74,8 +84,24 @@ def lower(
         source_digest=source_digest,
         about=about,
         versions={"onnx": installed_version("onnx"), "onnxruntime": onnxruntime.__version__},
+        options=target.weight_options if precision in STORED else None,
         notes=notes,
     )
+
+
+def _stored(graph: Any, target: Target, precision: Precision) -> tuple[Any, tuple[str, ...]]:
+    """A graph of coded weights and its notes; for dynamic-int8 its matrix products become integer ones."""
+    reasons = nothing_stored(graph, precision)
+    notes = stored_notes(graph)
+    if not reasons and precision == "dynamic-int8":
+        graph, count = dynamic_products(graph)
+        if not count:
+            why = "no matrix product that could quantize its activations at run time"
+            reasons = [Reason(why=why, hint="use int8, which quantizes convolutions, or weight-int8")]
+        notes = (f"{count} matrix products quantize their activations at run time; the rest is float32",)
+    if reasons:
+        raise Unsupported(f"{target.name} has no use for {precision} here", reasons=reasons)
+    return graph, notes
 
 
 def _full_float16(graph: Any) -> Any:

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends.onnx_graph import IOScale, integer_io, tensor_ios
+from edgekit.backends.onnx_graph import IOScale, integer_io, nothing_stored, stored_notes, tensor_ios
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
-from edgekit.core.target import Precision, Target
+from edgekit.core.target import STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 
 __all__ = ["lower", "why_not"]
@@ -43,6 +43,8 @@ def lower(
     scales: dict[str, IOScale] = {}
     if precision == "int8" and quantized_io:
         graph, scales = integer_io(graph)
+    if precision in STORED and (missing := nothing_stored(graph, precision)):
+        raise Unsupported(f"{target.name} has no use for {precision} here", reasons=missing)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(graph.SerializeToString(deterministic=True))
@@ -63,6 +65,8 @@ def lower(
         outputs=outputs,
         source_digest=source_digest,
         about=about,
+        options=target.weight_options if precision in STORED else None,
+        notes=stored_notes(graph) if precision in STORED else (),
         versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},
     )
 

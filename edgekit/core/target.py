@@ -57,6 +57,7 @@ class Int8Policy:
 
     `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric` (int16 codes are
     always symmetric).
+    `headroom` widens every range that was calibrated: 16 bits can spare one for values no sample showed.
     `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63]
     (where the CPU's u8*s8 multiply-add saturates: x86 without VNNI).
     `per_channel`: one weight scale an output channel.
@@ -71,6 +72,7 @@ class Int8Policy:
 
     activation: Literal["uint8", "int8", "int16"]
     activation_symmetric: bool = False
+    headroom: float = 1.0
     weight_bits: Literal[7, 8] = 8
     per_channel: bool = True
     integer_ops: tuple[str, ...]
@@ -80,6 +82,8 @@ class Int8Policy:
     float_output_ops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 1.0 <= self.headroom <= 16.0:
+            raise UsageError(f"headroom: got {self.headroom!r}, allowed: 1 to 16")
         if self.activation == "int16" and not self.activation_symmetric:
             raise UsageError('activation "int16" needs activation_symmetric = true: no kernel has another')
 

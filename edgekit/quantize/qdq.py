@@ -84,7 +84,12 @@ def _affines(placement: Placement, calibration: Calibration, policy: Int8Policy)
         low[representative] = min(low.get(representative, 0.0), tensor_low)
         high[representative] = max(high.get(representative, 0.0), tensor_high)
     affines = {
-        r: activation_affine(low[r], high[r], dtype=policy.activation, symmetric=policy.activation_symmetric)
+        r: activation_affine(
+            low[r] * policy.headroom,
+            high[r] * policy.headroom,
+            dtype=policy.activation,
+            symmetric=policy.activation_symmetric,
+        )
         for r in low
     }
     for representative, imposed in placement.fixed.items():

@@ -18,13 +18,14 @@ from edgekit.backends.tflite.ir import Graph, Port
 from edgekit.backends.tflite.layout import move_transposes
 from edgekit.backends.tflite.layout_ports import choose_port_layouts
 from edgekit.backends.tflite.lowering import OPERATORS
-from edgekit.backends.tflite.onnx_graph import read_graph
+from edgekit.backends.tflite.onnx_graph import OnnxGraph, read_graph
+from edgekit.backends.tflite.stored_weights import store_precision
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import installed_version
-from edgekit.core.target import Precision, Target
+from edgekit.core.target import CALIBRATED, STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 from edgekit.runtime.manifest import TensorIO
 
@@ -52,9 +53,9 @@ def lower(
 ) -> Artifact:
     """Write `out/model.tflite` and its manifest.
 
-    `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 the QDQ graph,
-    whose scales and zero points are those of the file. With `quantized_io` inputs and outputs that have a
-    quantizer are int8. The file and the manifest carry what `about` says. Raises `Unsupported` with every
+    `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 and int16x8
+    the QDQ graph, else the one with coded weights; its scales and zero points are those of the file. With
+    `quantized_io` inputs and outputs that have a quantizer are integers. The file and the manifest carry what `about` says. Raises `Unsupported` with every
     reason found.
     """
     reasons = refusal(target, precision)
@@ -63,7 +64,7 @@ def lower(
         graph, reasons = build_graph(model, target=target, precision=precision, quantized_io=quantized_io)
     if reasons:
         raise Unsupported(f"LiteRT cannot run this model in {precision}", reasons=reasons)
-    notes = []
+    notes = graph.notes
     if precision == "float16" and (left := half_weights(graph)):
         notes.append(f"kept in float32, beyond the range of float16: {', '.join(left)}")
     check_graph(graph)
@@ -91,9 +92,8 @@ def build_graph(
     source, reasons = read_graph(model, OPERATORS)
     if source is None:
         return Graph(), reasons
-    if precision == "int8" and not any(node.op_type == "QuantizeLinear" for node in source.nodes):
-        why = "int8 needs a QDQ graph, this one has no QuantizeLinear"
-        return Graph(), [Reason(why=why, hint="quantize it first: edgekit convert --calibration DATA")]
+    if reasons := _wrong_graph(source, precision):
+        return Graph(), reasons
     builder = Builder(source, OPERATORS, quantized_io=quantized_io)
     graph = builder.build()
     if builder.reasons:
@@ -107,7 +107,23 @@ def build_graph(
     merge_reshapes(graph)
     drop_dead(graph)
     separate_ports(graph)
+    if precision in STORED:
+        return graph, store_precision(graph, builder.stored, precision)
+    if precision == "int16x8":
+        graph.notes.append("XNNPACK takes no int16 activations: builtin kernels run them, and they are slow")
     return graph, []
+
+
+def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
+    """Why this graph is not the one that `precision` is lowered from; empty means go."""
+    quantizers = any(node.op_type == "QuantizeLinear" for node in source.nodes)
+    if precision in CALIBRATED and not quantizers:
+        why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear"
+        return [Reason(why=why, hint="quantize it first: edgekit convert --calibration DATA")]
+    codes = "int16" if precision == "int16x8" else "int8"
+    if quantizers and source.codes != codes:
+        return [Reason(why=f"the activations of this graph are {source.codes}, {precision} has {codes}")]
+    return []
 
 
 def _tensor_io(port: Port) -> TensorIO:

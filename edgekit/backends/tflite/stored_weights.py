@@ -52,7 +52,7 @@ def _notes(done: Stored, precision: Precision, coded: int) -> list[str]:
     notes = []
     if precision == "dynamic-int8":
         notes.append(
-            f"{len(done.hybrid)} of {coded} operators with int8 weights quantize their activations at run time"
+            f"{len(done.hybrid)} of {coded} operators with int8 weights quantize activations at run time"
         )
     if precision == "weight-int4":
         notes.append(f"{done.four_bits} of {coded} operators have 4-bit weights, the others 8-bit ones")
@@ -68,8 +68,8 @@ def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: 
 
     Before: float weights, named as in `quantizers`. After: int8 or int4 constants behind a DEQUANTIZE, which
     the engine runs once; with `hybrid`, CONV_2D and FULLY_CONNECTED read int8 codes directly and quantize
-    their activations at run time. Must not change: values; codes that do not give the float weights back bit by bit
-    are not used.
+    their activations at run time. Must not change: values; codes that do not give the float weights back bit
+    by bit are not used.
     """
     done = Stored()
     unpacked: dict[Tensor, Tensor] = {}
