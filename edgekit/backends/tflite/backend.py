@@ -55,8 +55,8 @@ def lower(
 
     `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 and int16x8
     the QDQ graph, else the one with coded weights; its scales and zero points are those of the file. With
-    `quantized_io` inputs and outputs that have a quantizer are integers. The file and the manifest carry what `about` says. Raises `Unsupported` with every
-    reason found.
+    `quantized_io` inputs and outputs that have a quantizer are integers. The file and the manifest carry what
+    `about` says. Raises `Unsupported` with every reason found.
     """
     reasons = refusal(target, precision)
     graph = Graph()
