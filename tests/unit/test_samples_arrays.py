@@ -333,6 +333,21 @@ def test_inputs_with_different_first_axes_are_refused(tmp_path: Path) -> None:
     assert "first axes of the inputs differ" in refusal(save(tmp_path, input=images()), signature)
 
 
+def test_an_input_without_batch_axis_is_given_whole_sample_by_sample(tmp_path: Path) -> None:
+    state = TensorSpec(name="state", dtype="float32", shape=(2, 1, 64))
+    rate = TensorSpec(name="rate", dtype="int64", shape=())
+    signature = Signature(inputs=(state, *IMAGE.inputs, rate), outputs=())
+    states = np.arange(3 * 128, dtype=np.float32).reshape(3, 2, 1, 64)
+    source = save(tmp_path, input=images()[:3], state=states, rate=np.full(3, 16000))
+    samples = open_samples(source, signature)
+    batches = list(samples.batches(1))
+    assert [len(batch) for batch in batches] == [1, 1, 1]
+    assert np.array_equal(batches[2].inputs["state"], states[2])
+    assert batches[2].inputs["rate"].shape == ()
+    with pytest.raises(UsageError, match="no batch axis"):
+        next(samples.batches(2))
+
+
 def test_an_npy_is_refused_for_a_model_of_two_inputs(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", images())
     assert ".npz" in refusal(DataSource(path=str(tmp_path / "d.npy")), TWO)

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.model import TensorSpec
 from edgekit.errors import UsageError
 
-__all__ = ["ConvertedRows", "FileRows", "MemoryRows", "Rows", "open_npy", "open_npz"]
+__all__ = ["ConvertedRows", "FileRows", "MemoryRows", "Rows", "given_whole", "open_npy", "open_npz"]
 
 Array = NDArray[Any]
 _LOCAL_HEADER = struct.Struct("<26xHH")  # ends in the lengths of name and extra field: APPNOTE.TXT 4.3.7
@@ -43,6 +44,12 @@ class Rows(Protocol):
 
     def describe(self, row: int) -> str:
         """What a reader calls this row."""
+
+
+def given_whole(spec: TensorSpec, rows: Rows) -> bool:
+    """Whether a row is the input with all its axes: (samples, *shape), as for states without a batch axis."""
+    batched = len(spec.shape) >= 2 and spec.shape[0] in (1, "")
+    return not batched and all(isinstance(d, int) for d in spec.shape) and rows.shape[1:] == spec.shape
 
 
 @dataclass(frozen=True, slots=True)

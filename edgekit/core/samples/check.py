@@ -7,24 +7,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgekit.core.model import Signature, TensorSpec
-from edgekit.core.samples.arrays import Rows
+from edgekit.core.samples.arrays import Rows, given_whole
 from edgekit.errors import UsageError
 
 __all__ = ["check_inputs", "check_signature"]
 
 
-def check_signature(signature: Signature, *, where: str) -> None:
+def check_signature(signature: Signature, *, where: str, rows: Mapping[str, Rows] | None = None) -> None:
     """Refuse a model whose inputs have no common batch axis: what one sample of them is cannot be known.
 
     An input of rank 0 or 1 (a sampling rate, a recurrent state) has none; fixed first dimensions that differ
-    are not batch axes either.
+    are not batch axes either. An input that `rows` gives whole, sample by sample, needs none.
     """
+    given = rows or {}
+    inputs = [s for s in signature.inputs if s.name not in given or not given_whole(s, given[s.name])]
     problems = [
         f"input {spec} has no batch axis: an input needs at least two axes, the first to count samples"
-        for spec in signature.inputs
+        for spec in inputs
         if len(spec.shape) < 2
     ]
-    first = {spec.shape[0] for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], int)}
+    first = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
     if not problems and len(first) > 1:
         listed = ", ".join(map(str, signature.inputs))
         problems.append(f"the first axes of the inputs differ, so they do not all count samples: {listed}")
@@ -33,7 +35,8 @@ def check_signature(signature: Signature, *, where: str) -> None:
             "samples cannot be drawn for this model",
             where=where,
             problems=problems,
-            hint="make such inputs constants of the graph before conversion",
+            hint="give such inputs whole in an .npz, (samples, *shape of the input), or make them constants "
+            "of the graph before conversion",
         )
 
 
@@ -60,6 +63,8 @@ def check_inputs(rows: Mapping[str, Rows], labels: Rows | None, signature: Signa
 
 def _shape_problems(spec: TensorSpec, rows: Rows) -> list[str]:
     got, wanted = rows.shape, spec.shape[1:]
+    if given_whole(spec, rows):
+        return []
     if _fits(got[1:], wanted):
         return []
     expected = ", ".join(["n", *(str(d) if d != "" else "?" for d in wanted)])

@@ -27,13 +27,12 @@ _EVERYTHING = DataSource(path="")
 def open_samples(source: DataSource, signature: Signature, *, need_labels: bool = False) -> Samples:
     """Open the samples that `source` names, for the inputs of `signature`.
 
-    The first axis of every input is the batch axis (inputs without one are refused); a sample of an input has
-    the shape after it, in the model's own layout. Labels are read where there are any (class sub-folders only
+    The first axis of every input is the batch axis; a sample of an input has the shape after it, in the
+    model's own layout. An input without a batch axis is given whole: (samples, *shape), else refused. Labels are read where there are any (class sub-folders only
     when `need_labels` is set); with `need_labels` their absence is an error. Integer data for a float input
     is refused: how to scale it is for the caller to say, in a sample spec. Checksums of an .npz are verified
     here and one image is decoded; values are checked as batches flow. Raises `UsageError` with every problem.
     """
-    check_signature(signature, where=source.path)
     path, spec, is_spec = Path(source.path), None, _is_spec(source.path)
     if is_spec:
         spec = load_spec(source.path)
@@ -55,6 +54,7 @@ def open_samples(source: DataSource, signature: Signature, *, need_labels: bool 
         hint = "name an .npz, an .npy, a folder of images or a .toml sample spec"
         raise UsageError("no such file or folder", where=str(path), hint=hint)
     if path.is_dir():
+        check_signature(signature, where=source.path)
         return _from_images(path, spec, source, signature, is_spec=is_spec, need_labels=need_labels)
     return _from_arrays(path, spec, source, signature, is_spec=is_spec, need_labels=need_labels)
 
@@ -79,7 +79,7 @@ def samples_from_arrays(
             ),
             outputs=(),
         )
-    check_signature(signature, where=where)
+    check_signature(signature, where=where, rows=rows)
     label_rows = None if labels is None else MemoryRows(np.asarray(labels))
     return _build(rows, label_rows, signature, (_EVERYTHING,), where=where, text=where, notes=())
 
@@ -173,6 +173,12 @@ def _from_arrays(
         raise UsageError(f"the spec {spec.name!r} prepares images, this is a file of arrays", where=where)
     notes: list[str] = []
     labels = None
+    try:
+        found = dict(open_npz(path)) if path.suffix == ".npz" else {}
+    except UsageError:
+        check_signature(signature, where=where)
+        raise
+    check_signature(signature, where=where, rows=found)
     if path.suffix == ".npy":
         if len(signature.inputs) != 1:
             raise UsageError(
@@ -182,7 +188,7 @@ def _from_arrays(
             )
         rows = {signature.inputs[0].name: open_npy(path)}
     else:
-        rows, labels = _named(dict(open_npz(path)), signature, where, notes)
+        rows, labels = _named(found, signature, where, notes)
     if need_labels and labels is None:
         raise UsageError(
             "the metric needs labels and the file holds none",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.model import TensorSpec
-from edgekit.core.samples.arrays import Rows
+from edgekit.core.samples.arrays import Rows, given_whole
 from edgekit.errors import UsageError
 
 __all__ = ["Batch", "Samples", "select_rows"]
@@ -19,14 +19,15 @@ __all__ = ["Batch", "Samples", "select_rows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Some samples: `inputs` by the model's input names, each [n, *sample shape] in the source model's layout
-    and dtype; `labels` [n, ...] or None."""
+    """`count` samples: `inputs` by the model's input names, each [count, *sample shape] in the source model's
+    layout and dtype, or of the input's own shape when it has no batch axis; `labels` [count, ...] or None."""
 
     inputs: dict[str, NDArray[Any]]
     labels: NDArray[Any] | None
+    count: int
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        return self.count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +82,13 @@ class Samples:
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples in order, `size` at a time; the last batch may be smaller.
 
-        Raises `UsageError` when a batch holds NaN or infinity or whole numbers that do not fit the input.
+        Raises `UsageError` when a batch holds NaN or infinity or whole numbers that do not fit the input, and
+        for a size other than 1 when an input has no batch axis.
         """
         if size < 1:
             raise UsageError(f"batch size: got {size!r}, at least 1 is needed")
+        if size > 1 and any(given_whole(spec, self.rows[spec.name]) for spec in self.specs):
+            raise UsageError(f"batch size: got {size!r}, but an input has no batch axis", where=self.where)
         for start in range(0, self.count, size):
             rows = self.order[start : start + size]
             problems: list[str] = []
@@ -94,13 +98,15 @@ class Samples:
                 _check_finite("labels", labels, self.labels, rows, problems)
             if problems:
                 raise UsageError("the samples cannot be used", where=self.where, problems=problems)
-            yield Batch(inputs=inputs, labels=labels)
+            yield Batch(inputs=inputs, labels=labels, count=len(rows))
 
     def _read(self, spec: TensorSpec, rows: NDArray[np.int64], problems: list[str]) -> NDArray[Any]:
         source = self.rows[spec.name]
         stored = source.read(rows)
         wanted = np.dtype(spec.dtype)
         _check_finite(spec.name, stored, source, rows, problems)
+        if given_whole(spec, source):
+            stored = np.reshape(stored, [int(d) for d in spec.shape])
         if stored.dtype == wanted:
             return stored
         if stored.dtype.kind in "iu" and wanted.kind in "iu":
