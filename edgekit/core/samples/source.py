@@ -28,10 +28,11 @@ def open_samples(source: DataSource, signature: Signature, *, need_labels: bool 
     """Open the samples that `source` names, for the inputs of `signature`.
 
     The first axis of every input is the batch axis; a sample of an input has the shape after it, in the
-    model's own layout. An input without a batch axis is given whole: (samples, *shape), else refused. Labels are read where there are any (class sub-folders only
-    when `need_labels` is set); with `need_labels` their absence is an error. Integer data for a float input
-    is refused: how to scale it is for the caller to say, in a sample spec. Checksums of an .npz are verified
-    here and one image is decoded; values are checked as batches flow. Raises `UsageError` with every problem.
+    model's own layout. An input without a batch axis is given whole, (samples, *shape), or refused. Labels
+    are read where there are any (class sub-folders only when `need_labels` is set); with `need_labels` their
+    absence is an error. Integer data for a float input is refused: how to scale it is for the caller to say,
+    in a sample spec. Checksums of an .npz are verified here and one image is decoded; values are checked as
+    batches flow. Raises `UsageError` with every problem.
     """
     path, spec, is_spec = Path(source.path), None, _is_spec(source.path)
     if is_spec:
