@@ -1,0 +1,86 @@
+"""Constructs that an engine reads without a word and then answers wrongly, as a table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.core.packages import require
+from edgekit.errors import Reason
+
+__all__ = ["Rule", "Site", "broken_rules"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One node and what is known about its surroundings.
+
+    `constants` are the names of the graph's initializers, `read` every name that a node or an output reads.
+    """
+
+    node: Any
+    attributes: dict[str, Any]
+    constants: frozenset[str]
+    read: frozenset[str]
+
+    def has(self, index: int) -> bool:
+        """Whether the node has this input."""
+        return len(self.node.input) > index and bool(self.node.input[index])
+
+    def computed(self, index: int) -> bool:
+        """Whether the node has this input and it is no constant."""
+        return self.has(index) and self.node.input[index] not in self.constants
+
+    def uses(self, index: int) -> bool:
+        """Whether anything reads this output."""
+        return len(self.node.output) > index and self.node.output[index] in self.read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """`op` is wrong in the engine where `applies`; `seen` is what was measured, `hint` what would help."""
+
+    op: str
+    applies: Callable[[Site], bool]
+    seen: str
+    hint: str = ""
+
+
+def broken_rules(graph: Any, rules: Iterable[Rule], *, engine: str) -> list[Reason]:
+    """A reason for every node of a GraphProto, subgraphs included, that a rule refuses.
+
+    `engine` is the engine and the version in which the fault was seen.
+    """
+    table: dict[str, list[Rule]] = {}
+    for rule in rules:
+        table.setdefault(rule.op, []).append(rule)
+    return [
+        Reason(node=node.name or node.output[0], why=f"{engine}: {rule.seen}", hint=rule.hint)
+        for site in _sites(graph)
+        for node in (site.node,)
+        for rule in table.get(node.op_type, ())
+        if rule.applies(site)
+    ]
+
+
+def _sites(graph: Any, outside: frozenset[str] = frozenset()) -> Iterator[Site]:
+    onnx = require("onnx")
+    constants = outside | {tensor.name for tensor in graph.initializer}
+    read = _reads(graph)
+    for node in graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        yield Site(node=node, attributes=attributes, constants=constants, read=read)
+        for value in attributes.values():
+            if isinstance(value, onnx.GraphProto):
+                yield from _sites(value, constants)
+
+
+def _reads(graph: Any) -> frozenset[str]:
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for item in node.attribute:
+            if item.HasField("g"):
+                names |= _reads(item.g)
+    return frozenset(names)

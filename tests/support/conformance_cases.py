@@ -1,0 +1,118 @@
+"""The operator cases of the onnx package's own backend test suite, as files that child processes read."""
+
+from __future__ import annotations
+
+import fcntl
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+
+# ONNX: x_original = x_resized * (length_original - 1) / (length_resized - 1), where the resized length is a
+# whole number; the suite's expected values put the fraction scale * length there. All three engines agree.
+EXPECTED_OF_ONNX_RUNTIME = frozenset({
+    "test_resize_downsample_scales_cubic_align_corners",
+    "test_resize_downsample_scales_linear_align_corners",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One model and what it must answer: (inputs, outputs) in the order of its graph, for every data set."""
+
+    name: str
+    model: bytes
+    sets: tuple[tuple[list[Any], list[Any]], ...]
+    rtol: float
+    atol: float
+
+
+def collect(folder: Path) -> list[str]:
+    """The names of all cases, sorted; each is written to `folder/NAME/case.pkl` once, by whoever comes first.
+
+    The suite computes its data at import (ten seconds), hence the files and a process of its own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "names.txt"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            command = [sys.executable, "-W", "ignore", __file__, str(folder)]
+            subprocess.run(command, check=True, capture_output=True)
+    return done.read_text().split()
+
+
+def read_case(folder: Path, name: str) -> Case:
+    """The case of this name."""
+    case: Case = pickle.loads((folder / name / "case.pkl").read_bytes())
+    return case
+
+
+def write_cases(folder: Path) -> None:
+    """Write every case of the suite."""
+    from onnx.backend.test.loader import load_model_tests
+
+    names = []
+    for kind in KINDS:
+        for found in load_model_tests(kind=kind):
+            case = _case(found)
+            (folder / case.name).mkdir()
+            (folder / case.name / "case.pkl").write_bytes(pickle.dumps(case))
+            names.append(case.name)
+    (folder / "names.txt").write_text("\n".join(sorted(names)))
+
+
+def _case(found: Any) -> Case:
+    if found.model is not None:
+        model, sets = found.model.SerializeToString(), found.data_sets
+    else:
+        place = Path(found.model_dir)
+        model = (place / "model.onnx").read_bytes()
+        sets = [_stored(model, data) for data in sorted(place.glob("test_data_set_*"))]
+    arrays = tuple(([_array(v) for v in inputs], [_array(v) for v in outputs]) for inputs, outputs in sets)
+    return Case(name=found.name, model=model, sets=arrays, rtol=found.rtol, atol=found.atol)
+
+
+def _stored(model: bytes, data: Path) -> tuple[list[Any], list[Any]]:
+    import onnx
+
+    graph = onnx.load_from_string(model).graph
+    return _values(data, "input", graph.input), _values(data, "output", graph.output)
+
+
+def _values(data: Path, word: str, infos: Sequence[Any]) -> list[Any]:
+    """The stored values; initializers that are listed as inputs have none."""
+    from onnx import SequenceProto, TensorProto, numpy_helper
+
+    values: list[Any] = []
+    for index, info in enumerate(infos):
+        file = data / f"{word}_{index}.pb"
+        if not file.exists():
+            continue
+        if info.type.HasField("sequence_type"):
+            values.append(numpy_helper.to_list(SequenceProto.FromString(file.read_bytes())))
+        else:
+            values.append(TensorProto.FromString(file.read_bytes()))
+    return values
+
+
+def _array(value: Any) -> Any:
+    """Arrays for tensors and scalars; sequences and optionals stay what the suite gives."""
+    from onnx import TensorProto, numpy_helper
+
+    if isinstance(value, TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+if __name__ == "__main__":
+    import conformance_cases  # pickles name the module that others import
+
+    conformance_cases.write_cases(Path(sys.argv[1]))
