@@ -15,6 +15,7 @@ from edgekit.graph import (
     convert_opset,
     dead_code,
     drop_identity,
+    expand_newer,
     fix_shapes,
     fold_batchnorm,
     fold_constants,
@@ -45,6 +46,7 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     model = inline_functions.apply(model).model
     fixed = fix_shapes.apply(model, shapes)
     model = strip_metadata.apply(fixed.model).model
+    model = expand_newer.apply(model).model
     model = convert_opset.apply(model).model
     return _tidied(restore_softmax.apply(_tidied(model)).model), fixed.notes
 

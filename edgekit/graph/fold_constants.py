@@ -16,7 +16,7 @@ from edgekit.graph.walk import attribute, constants, dimensions, names_in, renam
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-__all__ = ["apply"]
+__all__ = ["apply", "fold_once"]
 
 _LARGEST = 1 << 20  # elements: a larger constant costs more in the file than its node does at run time
 # Two of the same are not the same; and quantizers hold what later steps read from the graph.
@@ -37,14 +37,15 @@ def apply(model: ModelProto) -> PassResult:
     modified = False
     while True:
         model = infer_shapes.apply(lift_constants.apply(model).model).model  # a branch brings its own
-        changed = _fold_once(model.graph)
+        changed = fold_once(model.graph)
         changed = _take_branches(model.graph) or changed
         modified = modified or changed
         if not changed:
             return PassResult(model=model, modified=modified)
 
 
-def _fold_once(graph: GraphProto) -> bool:
+def fold_once(graph: GraphProto) -> bool:
+    """Fold, in place, what the constants and the known shapes decide now; whether anything was."""
     onnx = require("onnx")
     known = constants(graph)
     outputs = {value.name for value in graph.output}
@@ -58,7 +59,7 @@ def _fold_once(graph: GraphProto) -> bool:
             continue
         for name, value in values.items():
             known[name] = value
-            graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+            graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         graph.node.remove(node)
         changed = True
     return changed

@@ -46,6 +46,8 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
                 )
             except RuntimeError:
                 continue  # its C++ side lacks a type: the node stays and is refused by name
+        for node in [n for n in model.graph.node if n.op_type == "Constant" and not n.attribute]:
+            model.graph.node.remove(node)  # an attribute that was not given, in a body that does not use it
 
 
 def _opset(model: Any) -> int:
