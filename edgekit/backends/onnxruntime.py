@@ -11,25 +11,51 @@ from edgekit.backends.onnx_graph import (
     float16_weights,
     integer_io,
     nothing_stored,
+    refused_dtypes,
     stored_notes,
     tensor_ios,
 )
+from edgekit.backends.onnx_rules import Rule, broken_rules
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 
-__all__ = ["lower", "why_not"]
+__all__ = ["RULES", "lower", "why_not"]
+
+SEEN_IN = "ONNX Runtime 1.31.1"
+
+# What it loads and then cannot run, or answers wrongly.
+RULES: tuple[Rule, ...] = (
+    Rule(
+        op="ConvInteger",
+        applies=lambda s: s.has(3),
+        seen="ConvInteger fails when it runs with a weight zero point for each channel",
+        hint="use one zero point for the whole weight",
+    ),
+    Rule(
+        op="MaxUnpool",
+        applies=lambda s: s.has(2),
+        seen="MaxUnpool with output_shape puts the values in other places than ONNX",
+        hint="leave output_shape out",
+    ),
+)
 
 
 def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
-    """Why ONNX Runtime cannot run this graph, by its own word; empty means go.
+    """Why ONNX Runtime cannot run this graph as ONNX means it; empty means go.
 
-    The CPU provider is asked: it has a kernel for every standard operator that any provider has.
+    The constructs it is known to answer wrongly, and its own word: the CPU provider is asked, which has a
+    kernel for every standard operator that any provider has.
     """
+    onnx = require("onnx", needed_for=f"target {target.name}")
     onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
-    return _refused_by(onnxruntime, model.read_bytes())
+    return _known_faults(onnx.load(str(model))) or _refused_by(onnxruntime, model.read_bytes())
+
+
+def _known_faults(graph: Any) -> list[Reason]:
+    return refused_dtypes(graph) + broken_rules(graph.graph, RULES, engine=SEEN_IN)
 
 
 def _refused_by(onnxruntime: Any, graph: bytes) -> list[Reason]:
@@ -58,6 +84,8 @@ def lower(
     onnx = require("onnx", needed_for=f"target {target.name}")
     onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
     graph = onnx.load(str(model))
+    if reasons := _known_faults(graph):
+        raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
     notes: tuple[str, ...] = ()
     scales: dict[str, IOScale] = {}
     if precision == "float16" and target.float16 == "full":

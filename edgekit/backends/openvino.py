@@ -6,7 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends.onnx_graph import IOScale, integer_io, nothing_stored, stored_notes, tensor_ios
+from edgekit.backends.onnx_graph import (
+    IOScale,
+    integer_io,
+    nothing_stored,
+    refused_dtypes,
+    stored_notes,
+    tensor_ios,
+)
+from edgekit.backends.onnx_rules import broken_rules
+from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
 from edgekit.core.packages import installed_version, require
@@ -17,13 +26,26 @@ __all__ = ["lower", "why_not"]
 
 
 def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
-    """Why OpenVINO cannot read and compile this graph, by its own word; empty means go."""
+    """Why OpenVINO cannot run this graph as ONNX means it; empty means go.
+
+    The constructs it is known to compute wrongly, its own word on reading and compiling, and the ports of
+    what it compiled.
+    """
+    onnx = require("onnx", needed_for=f"target {target.name}")
+    return _refused(onnx.load(str(model)), model, target)
+
+
+def _refused(graph: Any, path: Path, target: Target) -> list[Reason]:
     openvino = require("openvino", needed_for=f"target {target.name}")
+    if reasons := refused_dtypes(graph) + broken_rules(graph.graph, RULES, engine=SEEN_IN):
+        return reasons
     try:
-        _compile(openvino, _read(openvino, model))
+        compiled = _compile(openvino, _read(openvino, path))
     except RuntimeError as err:  # every OpenVINO exception is one
         return [Reason(why=_first_lines(err))]
-    return []
+    inputs, outputs = tensor_ios(graph)
+    engine = f"OpenVINO {installed_version('openvino')}"
+    return changed_ports(compiled, inputs, outputs, engine=engine)
 
 
 def lower(
@@ -48,13 +70,10 @@ def lower(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(graph.SerializeToString(deterministic=True))
-        try:
-            network = _read(openvino, source)
-            _compile(openvino, network)
-            openvino.save_model(network, str(out / "model.xml"), compress_to_fp16=precision == "float16")
-        except RuntimeError as err:
-            reasons = [Reason(why=_first_lines(err))]
-            raise Unsupported(f"{target.name} cannot run this model", reasons=reasons) from err
+        if reasons := _refused(graph, source, target):
+            raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
+        network = _read(openvino, source)
+        openvino.save_model(network, str(out / "model.xml"), compress_to_fp16=precision == "float16")
     inputs, outputs = tensor_ios(graph, scales)
     return write_artifact(
         out,
@@ -75,8 +94,8 @@ def _read(openvino: Any, path: Path) -> Any:
     return openvino.Core().read_model(str(path))
 
 
-def _compile(openvino: Any, network: Any) -> None:
-    openvino.Core().compile_model(network, "CPU")
+def _compile(openvino: Any, network: Any) -> Any:
+    return openvino.Core().compile_model(network, "CPU")
 
 
 def _first_lines(err: RuntimeError) -> str:

@@ -15,7 +15,6 @@ from edgekit.graph import (
     convert_opset,
     dead_code,
     drop_identity,
-    expand_newer,
     fix_shapes,
     fold_batchnorm,
     fold_constants,
@@ -23,6 +22,7 @@ from edgekit.graph import (
     inline_functions,
     lift_constants,
     name_nodes,
+    random_operators,
     restore_softmax,
     simplify,
     strip_metadata,
@@ -46,7 +46,6 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     model = inline_functions.apply(model).model
     fixed = fix_shapes.apply(model, shapes)
     model = strip_metadata.apply(fixed.model).model
-    model = expand_newer.apply(model).model
     model = convert_opset.apply(model).model
     return _tidied(restore_softmax.apply(_tidied(model)).model), fixed.notes
 
@@ -67,6 +66,8 @@ def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
     model = _tidied(fold_constants.apply(_tidied(model)).model)
     model = fold_batchnorm.apply(model).model
     model = _tidied(strip_metadata.apply(model).model)
+    if random := random_operators.random_nodes(model):
+        raise Unsupported("the model draws random numbers", reasons=random[:12])
     reasons = infer_shapes.unknown_shapes(model)
     if reasons:
         raise Unsupported("some tensors have no fixed shape", reasons=reasons[:12])
