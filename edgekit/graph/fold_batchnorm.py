@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto
 
-__all__ = ["apply"]
+__all__ = ["apply", "channel_shape", "layer_before", "replace_layer"]
 
 _EPSILON = 1e-5  # the default of the operator's specification
 
@@ -39,7 +39,7 @@ def apply(model: ModelProto) -> PassResult:
 
 def _fold(norm: NodeProto, graph: GraphProto) -> bool:
     values = constants(graph)
-    layer = _layer_before(norm, graph)
+    layer = layer_before(norm, norm.input[0], graph)
     if layer is None or attribute(norm, "training_mode", 0) or any(norm.output[1:]):
         return False
     parameters = [values.get(name) for name in norm.input[1:5]]
@@ -49,7 +49,7 @@ def _fold(norm: NodeProto, graph: GraphProto) -> bool:
         return False
     scale, shift, mean, var = (np.asarray(p, dtype=np.float64) for p in parameters)
     factor = scale / np.sqrt(var + attribute(norm, "epsilon", _EPSILON))
-    shape = _channel_shape(layer, weight, len(factor))
+    shape = channel_shape(layer, weight, len(factor))
     if shape is None:
         return False
     if layer.op_type == "Gemm":
@@ -61,22 +61,23 @@ def _fold(norm: NodeProto, graph: GraphProto) -> bool:
         return False  # a bias of its own for each row of the batch
     new_weight = weight.astype(np.float64) * alpha * factor.reshape(shape)
     new_bias = np.broadcast_to((bias - mean) * factor + shift, (1, len(factor))).reshape(-1)
-    _replace(layer, graph, norm, new_weight.astype(weight.dtype), new_bias.astype(weight.dtype))
+    data = norm.input[0]
+    replace_layer(layer, graph, norm, data, new_weight.astype(weight.dtype), new_bias.astype(weight.dtype))
     return True
 
 
-def _layer_before(norm: NodeProto, graph: GraphProto) -> NodeProto | None:
-    name = norm.input[0]
+def layer_before(node: NodeProto, name: str, graph: GraphProto) -> NodeProto | None:
+    """The Conv, ConvTranspose or Gemm whose result `name` is read by `node` alone."""
     outputs = {value.name for value in graph.output}
     readers = [n for n in graph.node if name in node_reads(n)]
     makers = [n for n in graph.node if name in n.output]
-    if len(makers) != 1 or len(readers) != 1 or name in outputs or list(norm.input).count(name) != 1:
+    if len(makers) != 1 or len(readers) != 1 or name in outputs or list(node.input).count(name) != 1:
         return None
     layer = makers[0]
     return layer if layer.op_type in ("Conv", "ConvTranspose", "Gemm") and not layer.domain else None
 
 
-def _channel_shape(layer: NodeProto, weight: NDArray[Any], channels: int) -> tuple[int, ...] | None:
+def channel_shape(layer: NodeProto, weight: NDArray[Any], channels: int) -> tuple[int, ...] | None:
     """The shape that lays one factor an output channel along the right axes of the weight, or None.
 
     Conv weights are [out, in/groups, ...]; ConvTranspose weights are [in, out/groups, ...], where output
@@ -95,12 +96,18 @@ def _channel_shape(layer: NodeProto, weight: NDArray[Any], channels: int) -> tup
     return tuple(channels if i == axis else 1 for i in range(weight.ndim))
 
 
-def _replace(
-    layer: NodeProto, graph: GraphProto, norm: NodeProto, weight: NDArray[Any], bias: NDArray[Any]
+def replace_layer(
+    layer: NodeProto,
+    graph: GraphProto,
+    node: NodeProto,
+    data: str,
+    weight: NDArray[Any],
+    bias: NDArray[Any],
 ) -> None:
+    """Give `layer` these parameters and the output of `node`, which read its result `data` and goes."""
     onnx = require("onnx")
     old_bias = layer.input[2] if len(layer.input) > 2 else ""
-    names = [layer.input[1], old_bias or f"{norm.output[0]}_bias"]
+    names = [layer.input[1], old_bias or f"{node.output[0]}_bias"]
     del layer.input[1:]
     taken = graph_reads(graph) | {t.name for t in graph.initializer}
     for old, value in zip(names, (weight, bias), strict=True):
@@ -116,8 +123,8 @@ def _replace(
         taken.add(name)
     for item in [a for a in layer.attribute if a.name in ("alpha", "beta") and layer.op_type == "Gemm"]:
         layer.attribute.remove(item)
-    output = norm.output[0]
+    output = node.output[0]
     for i, name in enumerate(layer.output):
-        if name == norm.input[0]:
+        if name == data:
             layer.output[i] = output
-    graph.node.remove(norm)
+    graph.node.remove(node)
