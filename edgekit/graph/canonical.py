@@ -15,7 +15,9 @@ from edgekit.graph import (
     convert_opset,
     dead_code,
     drop_identity,
+    expand_newer,
     fix_shapes,
+    fold_affine,
     fold_batchnorm,
     fold_constants,
     infer_shapes,
@@ -23,6 +25,7 @@ from edgekit.graph import (
     lift_constants,
     name_nodes,
     random_operators,
+    restore_hardswish,
     restore_softmax,
     simplify,
     strip_metadata,
@@ -46,6 +49,7 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     model = inline_functions.apply(model).model
     fixed = fix_shapes.apply(model, shapes)
     model = strip_metadata.apply(fixed.model).model
+    model = expand_newer.apply(model).model
     model = convert_opset.apply(model).model
     return _tidied(restore_softmax.apply(_tidied(model)).model), fixed.notes
 
@@ -64,7 +68,8 @@ def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
         result = simplify.apply(model)
         model, notes = result.model, result.notes
     model = _tidied(fold_constants.apply(_tidied(model)).model)
-    model = fold_batchnorm.apply(model).model
+    for fold in (fold_batchnorm, restore_hardswish, fold_affine, fold_batchnorm):
+        model = fold.apply(model).model
     model = _tidied(strip_metadata.apply(model).model)
     if random := random_operators.random_nodes(model):
         raise Unsupported("the model draws random numbers", reasons=random[:12])
