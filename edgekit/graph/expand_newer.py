@@ -60,7 +60,7 @@ def _folded(model: ModelProto) -> ModelProto:
 
 
 def _drop_empty_parts(graph: GraphProto) -> bool:
-    """Before: Split into all and nothing, which goes to Concat (RotaryEmbedding of whole heads). After: all."""
+    """Before: Split into all and nothing, read by Concat (RotaryEmbedding of whole heads). After: all."""
     onnx = require("onnx")
     known = constants(graph)
     changed = False
