@@ -1,0 +1,400 @@
+"""int16x8, dynamic-int8, weight-int8 and weight-int4 in LiteRT: every kernel, networks, layers, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from quantize_models import GraphBuilder, classifier, pictures
+from tflite_models import feeds, invoke, lowered, reference, relative_error
+
+from edgekit.backends.tflite import why_not
+from edgekit.backends.tflite.checks import check_graph
+from edgekit.backends.tflite.ir import Graph, Operator, Port, Quant, Tensor
+from edgekit.core.target import load_target
+from edgekit.errors import InternalError, Unsupported
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.qdq import quantize
+from edgekit.quantize.weights import quantize_weights
+from edgekit.runtime import Session
+
+EXACT = 1e-5  # relative: both sides compute the same values in float32
+IMAGE = [2, 4, 9, 8]
+
+
+def stored(model, precision):
+    result, _ = quantize_weights(model, policy=load_target("tflite").weights[precision])
+    return result
+
+
+def int16x8(model, samples):
+    policy = load_target("tflite").int16x8
+    return quantize(model, calibration=calibrate(model, samples, policies=[policy]), policy=policy)[0]
+
+
+def one_conv(kind="Conv", *, shape=None, weight=(8, 4, 3, 3), relu=False, **attributes):
+    b = GraphBuilder(1)
+    outputs = weight[1] * attributes.get("group", 1) if kind == "ConvTranspose" else weight[0]
+    y = "c" if relu else "y"
+    b.add(kind, ["x", b.weight("w", *weight), b.weight("b", outputs)], y, **attributes)
+    if relu:
+        b.add("Relu", ["c"], "y")
+    return b.build({"x": shape or IMAGE}, ["y"])
+
+
+def one_product(kind="Gemm", *, shape, weight, **attributes):
+    b = GraphBuilder(2)
+    inputs = ["x", b.weight("w", *weight)]
+    if kind == "Gemm":
+        inputs.append(b.weight("b", weight[0] if attributes.get("transB") else weight[1]))
+    b.add(kind, inputs, "y", **attributes)
+    return b.build({"x": shape}, ["y"])
+
+
+HYBRID = {
+    "convolution": lambda: one_conv(pads=[1, 1, 1, 1]),
+    "convolution and relu": lambda: one_conv(relu=True),
+    "one by one": lambda: one_conv(weight=(24, 4, 1, 1)),
+    "strides": lambda: one_conv(strides=[2, 2], pads=[1, 1, 1, 1]),
+    "uneven pads": lambda: one_conv(strides=[2, 1], pads=[0, 2, 1, 0]),
+    "dilations": lambda: one_conv(dilations=[2, 2], pads=[2, 2, 2, 2]),
+    "a line": lambda: one_conv(shape=[3, 6, 20], weight=(8, 6, 3), pads=[1, 1]),
+    "product": lambda: one_product(shape=[5, 33], weight=(33, 10)),
+    "transposed product": lambda: one_product(shape=[5, 32], weight=(10, 32), transB=1),
+    "product of three dimensions": lambda: one_product("MatMul", shape=[2, 7, 24], weight=(24, 6)),
+    "product of one row": lambda: one_product("MatMul", shape=[1, 64], weight=(64, 3)),
+}
+UNPACKED = {
+    "depthwise": lambda: one_conv(weight=(8, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    "groups": lambda: one_conv(weight=(8, 2, 3, 3), group=2, pads=[1, 1, 1, 1]),
+    "transposed convolution": lambda: one_conv("ConvTranspose", weight=(4, 5, 3, 3), strides=[2, 2]),
+}
+PRODUCTS = {name: make for name, make in HYBRID.items() if "product" in name}
+
+
+def varied(model):
+    """Inputs whose rows have ranges of their own, so that a scale of the wrong row shows."""
+    (x,) = feeds(model, 5).values()
+    size = np.linspace(0.5, 3.0, x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
+    return {"x": (x * size).astype(np.float32)}
+
+
+def quantized_rows(model, x, *, delegate=False):
+    """`x` as LiteRT's hybrid kernels see it: int8 with one scale and zero point for each row of a product, or
+    each picture of a convolution; the range holds 0. XNNPACK computes a 1x1 convolution as a product: there a
+    pixel is a row.
+    """
+    rows = (x.ndim - 1,)
+    if model.graph.node[0].op_type == "Conv":
+        kernel = next(i.dims[2:] for i in model.graph.initializer if i.name == "w")
+        rows = (1,) if delegate and set(kernel) == {1} else tuple(range(1, x.ndim))
+    low = np.minimum(x.min(axis=rows, keepdims=True), 0.0).astype(np.float64)
+    high = np.maximum(x.max(axis=rows, keepdims=True), 0.0).astype(np.float64)
+    scale = (high - low) / 255
+    zero_point = np.rint(-128 - low / scale)
+    codes = np.clip(np.rint(x / scale) + zero_point, -128, 127)
+    return ((codes - zero_point) * scale).astype(np.float32)
+
+
+def without_delegate(artifact, values):
+    """The answer of LiteRT's builtin kernels, in the source's layout."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        str(artifact.folder / artifact.manifest.model),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    given, answered = artifact.manifest.inputs[0], artifact.manifest.outputs[0]
+    x = values[given.name].transpose(given.axes) if given.axes else values[given.name]
+    y = interpreter.get_signature_runner("serving_default")(**{given.name: np.ascontiguousarray(x)})
+    y = y[answered.name]
+    return y.transpose(np.argsort(answered.axes)) if answered.axes else y
+
+
+# -- dynamic-int8 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HYBRID)
+def test_a_hybrid_kernel_multiplies_the_integers_it_says(name, tmp_path):
+    model = HYBRID[name]()
+    graph, values = stored(model, "dynamic-int8"), varied(model)
+    artifact = lowered(graph, tmp_path, "dynamic-int8")
+    ran = invoke(artifact, values)
+    delegated = reference(graph, {"x": quantized_rows(model, values["x"], delegate=True)})["y"]
+    expected = reference(graph, {"x": quantized_rows(model, values["x"])})["y"]
+    assert "DEQUANTIZE" not in ran.kinds
+    assert relative_error(ran.outputs["y"], delegated) < EXACT
+    assert relative_error(without_delegate(artifact, values), expected) < EXACT
+    unquantized = reference(graph, values)["y"]
+    assert relative_error(unquantized, expected) > 10 * EXACT  # the reference tells the two apart
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_where_no_hybrid_kernel_is_right_a_model_of_that_alone_is_refused(name, tmp_path):
+    graph = stored(UNPACKED[name](), "dynamic-int8")
+    with pytest.raises(Unsupported) as caught:
+        lowered(graph, tmp_path, "dynamic-int8")
+    assert "quantizes at run time" in caught.value.reasons[0].why
+    assert "weight-int8" in caught.value.reasons[0].hint
+
+
+def test_dynamic_layers_are_told_as_integer_and_depthwise_as_float(tmp_path):
+    artifact = lowered(stored(classifier(), "dynamic-int8"), tmp_path, "dynamic-int8")
+    with Session(artifact.folder) as session:
+        found = {layer.op: layer.compute for layer in session.layers() if layer.matrix}
+    assert found == {"CONV_2D": "int8", "DEPTHWISE_CONV_2D": "float32", "FULLY_CONNECTED": "int8"}
+    assert artifact.manifest.notes[0].startswith("3 of 4 operators with int8 weights quantize activations")
+
+
+# -- weight-int8 and weight-int4 ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*HYBRID, *UNPACKED])
+def test_unpacked_int8_weights_give_the_float_answer_exactly(name, tmp_path):
+    model = (HYBRID | UNPACKED)[name]()
+    graph, values = stored(model, "weight-int8"), varied(model)
+    artifact = lowered(graph, tmp_path, "weight-int8")
+    ran = invoke(artifact, values)
+    expected = reference(graph, values)["y"]
+    assert ran.count("DEQUANTIZE") == 1
+    assert relative_error(ran.outputs["y"], expected) < EXACT
+    assert relative_error(without_delegate(artifact, values), expected) < EXACT
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_unpacked_int4_weights_give_the_float_answer_exactly(name, tmp_path):
+    model = PRODUCTS[name]()
+    graph, values = stored(model, "weight-int4"), varied(model)
+    artifact = lowered(graph, tmp_path, "weight-int4")
+    expected = reference(graph, values)["y"]
+    assert relative_error(invoke(artifact, values).outputs["y"], expected) < EXACT
+    assert relative_error(without_delegate(artifact, values), expected) < EXACT
+
+
+def test_an_odd_number_of_four_bit_weights_is_packed_right(tmp_path):
+    graph = stored(one_product("MatMul", shape=[2, 33], weight=(33, 5)), "weight-int4")
+    values = varied(graph)
+    ran = invoke(lowered(graph, tmp_path, "weight-int4"), values)
+    assert relative_error(ran.outputs["y"], reference(graph, values)["y"]) < EXACT
+
+
+def test_a_shared_weight_is_stored_once(tmp_path):
+    b = GraphBuilder()
+    b.add("MatMul", [b.add("MatMul", ["x", b.weight("w", 64, 64)], "first"), "w"], "y")
+    graph = stored(b.build({"x": [1, 64]}, ["y"]), "weight-int8")
+    artifact = lowered(graph, tmp_path, "weight-int8")
+    assert 64 * 64 < artifact.size_bytes < 2 * 64 * 64
+    values = varied(graph)
+    assert relative_error(invoke(artifact, values).outputs["y"], reference(graph, values)["y"]) < EXACT
+
+
+SHARES = {"dynamic-int8": (0.24, 0.28), "weight-int8": (0.24, 0.28), "weight-int4": (0.12, 0.15)}
+
+
+@pytest.mark.parametrize("precision", SHARES)
+def test_the_file_is_a_quarter_or_an_eighth_of_the_float_one(precision, tmp_path):
+    b = GraphBuilder()
+    hidden = b.add("Relu", [b.add("MatMul", ["x", b.weight("w1", 256, 512)], "h")], "r")
+    b.add("MatMul", [hidden, b.weight("w2", 512, 64)], "y")
+    model = b.build({"x": [1, 256]}, ["y"])
+    low, high = SHARES[precision]
+    whole = lowered(model, tmp_path / "float").size_bytes
+    assert low < lowered(stored(model, precision), tmp_path, precision).size_bytes / whole < high
+
+
+def test_convolutions_fall_back_to_eight_bits_and_the_notes_say_so(tmp_path):
+    artifact = lowered(stored(classifier(), "weight-int4"), tmp_path, "weight-int4")
+    assert "1 of 4 operators have 4-bit weights, the others 8-bit ones" in artifact.manifest.notes
+    assert any("unpack to float32" in note for note in artifact.manifest.notes)
+    with Session(artifact.folder) as session:
+        assert {layer.compute for layer in session.layers() if layer.matrix} == {"float32"}
+
+
+def test_four_bits_are_refused_where_nothing_could_have_them(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(stored(one_conv(), "weight-int4"), path)
+    (reason,) = why_not(path, load_target("tflite"), "weight-int4")
+    assert "4-bit weights" in reason.why
+    assert reason.hint == "use weight-int8"
+
+
+def test_a_model_without_weights_is_refused(tmp_path):
+    b = GraphBuilder()
+    b.add("Relu", ["x"], "y")
+    path = tmp_path / "model.onnx"
+    onnx.save(b.build({"x": [1, 4]}, ["y"]), path)
+    for precision in SHARES:
+        (reason,) = why_not(path, load_target("tflite"), precision)
+        assert "constant weights" in reason.why
+
+
+# -- int16x8 -----------------------------------------------------------------------------------------------
+
+
+def sixteen(add):
+    b = GraphBuilder(3)
+    add(b)
+    return b.build({"image": [1, 3, 8, 8]}, ["y"])
+
+
+def beside(b, name, op, **attributes):
+    """A convolution, so that what `op` moves is quantized."""
+    return b.add(op, [b.conv("image", f"{name}.c", 3, 3)], name, **attributes)
+
+
+INT16 = {
+    "CONV_2D": lambda b: b.conv("image", "y", 3, 8),
+    "CONV_2D and relu": lambda b: b.add("Relu", [b.conv("image", "c", 3, 8)], "y"),
+    "CONV_2D and relu6": lambda b: b.relu6(b.conv("image", "c", 3, 8), "y"),
+    "DEPTHWISE_CONV_2D": lambda b: b.conv("image", "y", 3, 3, group=3),
+    "TRANSPOSE_CONV": lambda b: b.add(
+        "ConvTranspose", ["image", b.weight("w", 3, 5, 3, 3), b.weight("b", 5)], "y", strides=[2, 2]
+    ),
+    "FULLY_CONNECTED": lambda b: b.add("MatMul", ["image", b.weight("w", 8, 7)], "y"),
+    "ADD": lambda b: b.add("Add", ["image", beside(b, "t", "Transpose", perm=[0, 1, 3, 2])], "y"),
+    "ADD of a constant": lambda b: b.add("Add", ["image", b.weight("k", 3, 1, 1)], "y"),
+    "CONCATENATION": lambda b: b.add("Concat", ["image", b.conv("image", "c", 3, 5)], "y", axis=1),
+    "TRANSPOSE": lambda b: b.add("Transpose", [b.conv("image", "c", 3, 4)], "y", perm=[0, 3, 1, 2]),
+    "RESHAPE": lambda b: b.add("Flatten", [b.conv("image", "c", 3, 4)], "y"),
+    "SLICE": lambda b: b.add(
+        "Slice",
+        [
+            b.conv("image", "c", 3, 4),
+            *(b.constant(n, np.array([v])) for n, v in (("s", 1), ("e", 7), ("axes", 2))),
+        ],
+        "y",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INT16)
+def test_an_int16_kernel_is_at_most_one_step_from_the_quantized_graph(name, tmp_path):
+    samples = pictures(4)
+    graph = int16x8(sixteen(INT16[name]), samples)
+    ran = invoke(lowered(graph, tmp_path, "int16x8"), samples[0])
+    expected = reference(graph, samples[0])["y"]
+    scales = {i.name: onnx.numpy_helper.to_array(i) for i in graph.graph.initializer}
+    (last,) = (n for n in graph.graph.node if n.output[0] == "y")
+    step = float(scales[last.input[1]])
+    steps = np.abs(np.rint((ran.outputs["y"] - expected) / step))
+    assert ran.dtypes_of(name.partition(" ")[0]) == {"int16"}
+    assert steps.max() <= 1
+    assert (np.abs(expected) / step).max() > 4000  # of 32767: the range is used
+
+
+def test_int16_artifacts_take_and_give_int16(tmp_path):
+    samples = pictures(4)
+    graph = int16x8(classifier(), samples)
+    artifact = lowered(graph, tmp_path, "int16x8", quantized_io=True)
+    assert [io.dtype for io in (*artifact.manifest.inputs, *artifact.manifest.outputs)] == ["int16"] * 2
+    assert [io.zero_point for io in (*artifact.manifest.inputs, *artifact.manifest.outputs)] == [0, 0]
+    with Session(artifact.folder, layout="source") as session:
+        got = session.run(samples[1])["logits"]
+    assert relative_error(got, reference(graph, samples[1])["logits"]) < 1e-3
+
+
+def test_int16_layers_are_told_as_int16_and_the_notes_say_they_are_slow(tmp_path):
+    artifact = lowered(int16x8(classifier(), pictures(4)), tmp_path, "int16x8")
+    with Session(artifact.folder) as session:
+        assert {layer.compute for layer in session.layers() if layer.matrix} == {"int16"}
+    assert any("XNNPACK takes no int16" in note for note in artifact.manifest.notes)
+
+
+def test_a_graph_of_another_precision_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(int16x8(classifier(), pictures(4)), path)
+    (reason,) = why_not(path, load_target("tflite"), "int8")
+    assert "int16" in reason.why
+    onnx.save(classifier(), path)
+    (reason,) = why_not(path, load_target("tflite"), "int16x8")
+    assert "needs a QDQ graph" in reason.why
+
+
+# -- files and rules ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["int16x8", *SHARES])
+def test_equal_graphs_give_equal_files(precision, tmp_path):
+    def build():
+        return (
+            int16x8(classifier(), pictures(4)) if precision == "int16x8" else stored(classifier(), precision)
+        )
+
+    first, second = (lowered(build(), tmp_path / n, precision) for n in ("a", "b"))
+    assert first.manifest.files == second.manifest.files
+
+
+def connected(x, weight, bias, output, **options):
+    options = {"asymmetric_quantize_inputs": True, "keep_num_dims": False} | options
+    operator = Operator(
+        kind="FULLY_CONNECTED", inputs=[x, weight, bias], outputs=[output], options=options, origin="node"
+    )
+    return Graph(
+        operators=[operator], inputs=[Port(name="x", tensor=x)], outputs=[Port(name="y", tensor=output)]
+    )
+
+
+def constant(name, shape, dtype, quant=None):
+    data = np.ones(shape, "int8" if dtype == "int4" else dtype)
+    return Tensor(name=name, shape=shape, dtype=dtype, data=data, quant=quant)
+
+
+CHANNELS = Quant(scales=(0.01,) * 4)
+BIAS = Quant(scales=(float(np.float32(0.001) * np.float32(0.01)),) * 4)
+FLOATS = Tensor(name="x", shape=(2, 6))
+SHORTS = Tensor(name="x", shape=(2, 6), dtype="int16", quant=Quant(scales=(0.001,)))
+HALVES = Tensor(name="x", shape=(2, 6), dtype="int16", quant=Quant(scales=(0.001,), zero_point=3))
+
+
+def short_output():
+    return Tensor(name="y", shape=(2, 4), dtype="int16", quant=Quant(scales=(0.001,)))
+
+
+def hybrid(weight, **options):
+    bias = constant("b", (4,), "float32")
+    return connected(FLOATS, weight, bias, Tensor(name="y", shape=(2, 4)), **options)
+
+
+WRONG = {
+    "hybrid without a zero point": (
+        lambda: hybrid(constant("w", (4, 6), "int8", CHANNELS), asymmetric_quantize_inputs=False),
+        "when it is told to",
+    ),
+    "hybrid with one scale": (
+        lambda: hybrid(constant("w", (4, 6), "int8", Quant(scales=(0.01,)))),
+        "a scale for each output",
+    ),
+    "hybrid with four bits": (lambda: hybrid(constant("w", (4, 6), "int4", CHANNELS)), "int8 weights"),
+    "int32 bias beside int16": (
+        lambda: connected(
+            SHORTS,
+            constant("w", (4, 6), "int8", CHANNELS),
+            constant("b", (4,), "int32", BIAS),
+            short_output(),
+        ),
+        "beside int16 it must be int64",
+    ),
+    "int16 with a zero point": (
+        lambda: connected(
+            HALVES,
+            constant("w", (4, 6), "int8", CHANNELS),
+            constant("b", (4,), "int64", BIAS),
+            short_output(),
+        ),
+        "zero point 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_kernel_would_get_wrong_in_silence_is_never_written(case):
+    make, words = WRONG[case]
+    with pytest.raises(InternalError) as caught:
+        check_graph(make())
+    assert words in str(caught.value)
+
+
+def test_the_rules_let_right_operators_pass():
+    check_graph(hybrid(constant("w", (4, 6), "int8", CHANNELS)))
+    bias = constant("b", (4,), "int64", BIAS)
+    check_graph(connected(SHORTS, constant("w", (4, 6), "int8", CHANNELS), bias, short_output()))
