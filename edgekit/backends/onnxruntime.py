@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgekit.backends.dynamic import opened
 from edgekit.backends.onnx_dynamic import dynamic_products
 from edgekit.backends.onnx_graph import (
     IOScale,
@@ -18,6 +19,7 @@ from edgekit.backends.onnx_graph import (
 from edgekit.backends.onnx_rules import Rule, broken_rules
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.dynamic import dynamic_of
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
@@ -84,6 +86,7 @@ def lower(
     onnx = require("onnx", needed_for=f"target {target.name}")
     onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
     graph = onnx.load(str(model))
+    dynamic = dynamic_of(graph)
     if reasons := _known_faults(graph):
         raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
     notes: tuple[str, ...] = ()
@@ -97,6 +100,7 @@ def lower(
         graph, scales = integer_io(graph)
     elif precision in STORED:
         graph, notes = _stored(graph, target, precision)
+    graph = opened(graph)
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):
         raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
@@ -111,6 +115,7 @@ def lower(
         outputs=outputs,
         source_digest=source_digest,
         about=about,
+        dynamic=dynamic,
         versions={"onnx": installed_version("onnx"), "onnxruntime": onnxruntime.__version__},
         options=target.weight_options if precision in STORED else None,
         notes=notes,

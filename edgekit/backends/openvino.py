@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgekit.backends.dynamic import opened
 from edgekit.backends.onnx_graph import (
     IOScale,
     integer_io,
@@ -18,6 +19,7 @@ from edgekit.backends.onnx_rules import broken_rules
 from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.dynamic import dynamic_of
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
@@ -62,11 +64,13 @@ def lower(
     onnx = require("onnx", needed_for=f"target {target.name}")
     openvino = require("openvino", needed_for=f"target {target.name}")
     graph = onnx.load(str(model))
+    dynamic = dynamic_of(graph)
     scales: dict[str, IOScale] = {}
     if precision == "int8" and quantized_io:
         graph, scales = integer_io(graph)
     if precision in STORED and (missing := nothing_stored(graph, precision)):
         raise Unsupported(f"{target.name} has no use for {precision} here", reasons=missing)
+    graph = opened(graph)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(graph.SerializeToString(deterministic=True))
@@ -84,6 +88,7 @@ def lower(
         outputs=outputs,
         source_digest=source_digest,
         about=about,
+        dynamic=dynamic,
         options=target.weight_options if precision in STORED else None,
         notes=stored_notes(graph) if precision in STORED else (),
         versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},

@@ -77,6 +77,14 @@ def single(op: str, *operands: Any, outputs: int = 1, **attributes: Any) -> Any:
     return graph([helper.make_node(op, names, ys, name="node", **attributes)], inputs, ys, constants)
 
 
+def newer(node: Any, shape: tuple[int, ...], constants: Mapping[str, Any], opset: int) -> Any:
+    """A model of one node from x to y, both float32 of this shape, in any opset."""
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y"))
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    inner = helper.make_graph([node], "test", [x], [y], tensors)
+    return helper.make_model(inner, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
 def feeds(model: Any, seed: int = 0, *, scale: float = 1.0) -> dict[str, np.ndarray]:
     """Seeded values for every input."""
     random = np.random.default_rng(seed)

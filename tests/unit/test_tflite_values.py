@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from tflite_models import compare, feeds, invoke, lowered, reference, single
+from onnx import helper
+from tflite_models import compare, feeds, invoke, lowered, newer, reference, single
 
 RANDOM = np.random.default_rng(5)
 F = np.float32
@@ -127,24 +128,7 @@ def test_a_composed_function_keeps_its_relative_precision(name, tmp_path, need):
 def test_swish_is_its_definition(tmp_path, need):
     """ONNX Runtime has no kernel for it yet: the reference is the formula of the operator's specification."""
     need("ai_edge_litert")
-    from onnx import helper, save
-
-    from edgekit.backends.tflite import lower
-    from edgekit.core.target import load_target
-
-    node = helper.make_node("Swish", ["x"], ["y"], alpha=1.5)
-    ports = [helper.make_tensor_value_info(name, 1, [7]) for name in ("x", "y")]
-    model = helper.make_model(
-        helper.make_graph([node], "g", ports[:1], ports[1:]), opset_imports=[helper.make_opsetid("", 24)]
-    )
-    save(model, tmp_path / "m.onnx")
-    artifact = lower(
-        tmp_path / "m.onnx",
-        target=load_target("tflite"),
-        precision="float32",
-        out=tmp_path / "o",
-        source_digest="0" * 64,
-    )
+    artifact = lowered(newer(helper.make_node("Swish", ["x"], ["y"], alpha=1.5), (7,), {}, 24), tmp_path)
     x = np.linspace(-4, 4, 7, dtype=F)
     wanted = x / (1 + np.exp(-1.5 * x.astype(np.float64)))
     np.testing.assert_allclose(invoke(artifact, {"x": x}).outputs["y"], wanted, rtol=2e-6)

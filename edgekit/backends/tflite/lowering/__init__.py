@@ -12,6 +12,7 @@ from edgekit.backends.tflite.lowering.bitwise import OPERATORS as BITWISE
 from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTION
 from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
 from edgekit.backends.tflite.lowering.functions import OPERATORS as FUNCTIONS
+from edgekit.backends.tflite.lowering.indexing import OPERATORS as INDEXING
 from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
 from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
 from edgekit.backends.tflite.lowering.normalization import OPERATORS as NORMALIZATION
@@ -35,6 +36,7 @@ OPERATORS: dict[str, Lowering] = {
     **REDUCTION,
     **MOVING,
     **SLICING,
+    **INDEXING,
     **RESIZE,
     **NORMALIZATION,
     **RECURRENT,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Array
+from edgekit.backends.tflite.ir import Array, Tensor
+from edgekit.backends.tflite.lowering.compose import concat, cut
 from edgekit.backends.tflite.lowering.elementwise import operands
 from edgekit.backends.tflite.lowering.rules import quantized, same_scales
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering, Site
 
 __all__ = ["OPERATORS", "first_quantized"]
+
+_MIRROR_RANK = 5
+_RUNS = 5  # operands of one CONCATENATION in XNNPACK
 
 
 def first_quantized(site: Site) -> bool:
@@ -37,7 +41,7 @@ def transpose(op: Op) -> None:
     op.result(op.transpose(x, op.attr("perm", tuple(reversed(range(len(x.shape)))))))
 
 
-def concat(op: Op) -> None:
+def concatenate(op: Op) -> None:
     parts = [op.input(index) for index in range(len(op.node.inputs))]
     parts = [part for part in parts if part.size] or parts[:1]
     axis = op.attr("axis", 0) % len(op.out_shape())
@@ -54,34 +58,67 @@ def concat(op: Op) -> None:
 def _pad_rows(op: Op) -> Array:
     """ONNX's pads as rows (before, after), one for each dimension."""
     rank = len(op.shape())
-    pads = op.ints(1)
+    pads = op.ints(1) if op.has(1) else op.attr("pads", ())
     axes = [axis % rank for axis in op.ints(3, range(rank))]
     rows = np.zeros((rank, 2), np.int32)
     for position, axis in enumerate(axes):
         rows[axis] = pads[position], pads[position + len(axes)]
-    if rows.min() < 0:
-        raise Refusal(f"negative pads {pads}", "write the cut as a Slice")
     return rows
 
 
 def pad(op: Op) -> None:
+    """Negative pads cut first."""
     x, rows, mode = op.input(), _pad_rows(op), op.attr("mode", "constant")
-    if mode == "reflect":
-        if np.any(rows.max(axis=1) >= np.asarray(x.shape)):
-            raise Refusal("reflected padding as large as the dimension", "pad less at a time")
+    if rows.min(initial=0) < 0:
+        begin = np.maximum(-rows[:, 0], 0)
+        size = [int(n) for n in np.asarray(x.shape) - begin - np.maximum(-rows[:, 1], 0)]
+        if min(size) < 1:
+            raise Refusal("Pad that cuts everything off", "LiteRT has no empty tensors")
+        x = op.move("SLICE", x, size, op.indices([int(n) for n in begin]), op.indices(size))
+        rows = np.maximum(rows, 0)
+    if mode == "reflect" and len(x.shape) <= _MIRROR_RANK and np.all(rows.max(axis=1) < np.asarray(x.shape)):
         op.result(op.move("MIRROR_PAD", x, op.out_shape(), op.const(rows), mode="REFLECT"))
         return
     if mode != "constant":
-        raise Refusal(f"Pad with mode {mode!r}", "constant and reflect are lowered")
+        for axis, (before, after) in enumerate(rows):
+            x = _picked(op, x, axis, _sources(x.shape[axis], int(before), int(after), mode))
+        op.result(x)
+        return
     value = op.constant(2)
-    if op.has(2) and value is None:
-        raise Refusal("Pad with a computed value", "make the value constant")
-    fill = 0.0 if value is None else float(value.item())
-    if fill == 0.0:
+    if not op.has(2) or (value is not None and value.item() == 0):
         op.result(op.move("PAD", x, op.out_shape(), op.const(rows)))
         return
-    constant = op.const(np.asarray(fill, x.dtype))
-    op.result(op.move("PADV2", x, op.out_shape(), op.const(rows), constant))
+    fill = (
+        op.builder.value(op.node.inputs[2]) if value is None else op.const(np.asarray(value.item(), x.dtype))
+    )
+    op.result(
+        op.move("PADV2", x, op.out_shape(), op.const(rows), op.reshape(fill, ()) if fill.shape else fill)
+    )
+
+
+def _sources(size: int, before: int, after: int, mode: str) -> Array:
+    """Which element of the dimension each place of the padded one shows."""
+    places = np.arange(-before, size + after)
+    if mode == "edge":
+        return np.clip(places, 0, size - 1)
+    if mode == "wrap":
+        return places % size
+    period = max(2 * (size - 1), 1)  # reflect: 0 1 2 1 0 1 2 …
+    places = places % period
+    return np.minimum(places, period - places)
+
+
+def _picked(op: Op, x: Tensor, axis: int, sources: Array) -> Tensor:
+    """x[sources] along an axis: few runs of neighbours are slices that XNNPACK joins, else it is a GATHER."""
+    if np.array_equal(sources, np.arange(x.shape[axis])):
+        return x
+    runs = np.split(sources, np.flatnonzero(np.diff(sources) != 1) + 1)
+    if len(runs) <= _RUNS:
+        parts = [cut(op, x, axis, int(run[0]), len(run)) for run in runs]
+        return concat(op, parts, axis)
+    shape = (*x.shape[:axis], len(sources), *x.shape[axis + 1 :])
+    indices = op.const(sources.astype(np.int32))
+    return op.move("GATHER", x, shape, indices, axis=axis, batch_dims=0)
 
 
 def _pad_rule(site: Site) -> bool:
@@ -127,6 +164,11 @@ def expand(op: Op) -> None:
         op.result(op.move("BROADCAST_TO", x, shape, op.indices(shape)))
 
 
+def tile(op: Op) -> None:
+    x, counts = op.input(), op.ints(1)
+    op.result(op.move("TILE", x, op.out_shape(), op.indices(counts)) if max(counts) > 1 else x)
+
+
 _ANY = ("float32", "int32", "int64", "bool")
 
 OPERATORS = {
@@ -137,9 +179,10 @@ OPERATORS = {
     "Identity": Lowering(emit=identity, integer=first_quantized, moves=True, dtypes=_ANY),
     "Dropout": Lowering(emit=identity, integer=first_quantized, moves=True, dtypes=_ANY),
     "Transpose": Lowering(emit=transpose, integer=first_quantized, moves=True, dtypes=_ANY),
-    "Concat": Lowering(emit=concat, integer=same_scales, moves=True, dtypes=_ANY),
+    "Concat": Lowering(emit=concatenate, integer=same_scales, moves=True, dtypes=_ANY),
     "Pad": Lowering(emit=pad, integer=_pad_rule, moves=True, dtypes=_ANY),
     "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True, dtypes=_ANY),
     "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True, dtypes=_ANY),
+    "Tile": Lowering(emit=tile, integer=first_quantized, moves=True, dtypes=_ANY),
     "Expand": Lowering(emit=expand, integer=first_quantized, moves=True, dtypes=_ANY),
 }

@@ -68,12 +68,13 @@ def gather(op: Op) -> None:
     x = op.input()
     axis = op.attr("axis", 0) % len(x.shape)
     indices = op.constant(1)
-    if indices is None:
-        op.result(
-            op.move("GATHER", x, op.out_shape(), op.builder.value(op.node.inputs[1]), axis=axis, batch_dims=0)
-        )
-        return
     dim = x.shape[axis]
+    if indices is None:
+        where = op.builder.value(op.node.inputs[1])
+        wrap = op.const(np.full((1,) * len(where.shape), dim, where.dtype))
+        where = op.emit("FLOOR_MOD", [where, wrap], where.shape, dtype=where.dtype)  # -1 is the last one
+        op.result(op.move("GATHER", x, op.out_shape(), where, axis=axis, batch_dims=0))
+        return
     if indices.size and (indices.min() < -dim or indices.max() >= dim):
         raise Refusal(f"Gather index outside [-{dim}, {dim - 1}]", "correct the model")
     indices = np.where(indices < 0, indices + dim, indices).astype(np.int32)
