@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from quantize_models import classifier, pictures
+from readme import Outcome, run_readme
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,6 +32,21 @@ def digits(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             train = root / "examples" / "digits" / "train.py"
             subprocess.run([sys.executable, str(train), "--out", str(place)], check=True, capture_output=True)
     return place
+
+
+@pytest.fixture(scope="session")
+def readme_place(root: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the checkout is after `make demo` has trained the network."""
+    place = tmp_path_factory.mktemp("readme")
+    shutil.copytree(root / "examples", place / "examples")
+    shutil.copytree(digits, place / "build" / "digits")
+    return place
+
+
+@pytest.fixture(scope="session")
+def readme_run(root: Path, readme_place: Path) -> list[Outcome]:
+    """Every block of the README, run once in `readme_place`."""
+    return run_readme(root, readme_place)
 
 
 @pytest.fixture

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from readme import Outcome
 
+pytestmark = pytest.mark.xdist_group("readme")
 ENGINES = ("tflite", "openvino", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def outcome(
-    root: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+def outcome(readme_place: Path, readme_run: list[Outcome]) -> tuple[Path, dict[str, Any]]:
     """The output folder and the report of the example's own recipe, run as the README says."""
-    work = tmp_path_factory.mktemp("digits-run")
-    recipe = (root / "examples" / "digits" / "recipe.toml").read_text(encoding="utf-8")
-    recipe = recipe.replace("../../build/digits/out", str(work / "out"))
-    recipe = recipe.replace("../../build/digits", str(digits))
-    recipe = recipe.replace('"model.py:', f'"{root}/examples/digits/model.py:')
-    (work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit", "run", str(work / "recipe.toml"), "--json"],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return work / "out", json.loads((work / "out" / "report.json").read_text(encoding="utf-8"))
+    assert readme_run[0].code == 0, readme_run[0].said
+    out = readme_place / "build" / "digits" / "out"
+    return out, json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
 def entry(report: dict[str, Any], target: str, precision: str) -> dict[str, Any]:

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from readme import Outcome, readme_blocks
 
-LANGUAGES = ("bash", "python")
-
-
-def blocks(root: Path) -> list[tuple[str, str]]:
-    """Every block that is meant to run: (language, text). `text` blocks are output or need a network."""
-    text = (root / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [(language, body) for language, body in found if language in LANGUAGES]
+pytestmark = pytest.mark.xdist_group("readme")
 
 
-@pytest.fixture
-def place(root: Path, digits: Path, tmp_path: Path) -> Path:
-    """A folder as the checkout is after `make demo` has trained the network."""
-    shutil.copytree(root / "examples", tmp_path / "examples")
-    shutil.copytree(digits, tmp_path / "build" / "digits")
-    return tmp_path
+def test_the_readme_has_blocks_that_run(root: Path) -> None:
+    assert [language for language, _ in readme_blocks(root)] == ["bash", "python", "python"]
 
 
-def test_every_block_of_the_readme_runs(root, place):
-    programs = place / "bin"
-    programs.mkdir()
-    script = f'#!/bin/sh\nexec "{sys.executable}" -m edgekit "$@"\n'
-    (programs / "edgekit").write_text(script, encoding="utf-8")
-    (programs / "edgekit").chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(root),
-    }
-    run = blocks(root)
-    assert [language for language, _ in run] == ["bash", "python", "python"]
-    for language, body in run:
-        shell = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
-        done = subprocess.run(
-            [*shell, body], cwd=place, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{body}\n{done.stdout}\n{done.stderr}"
+def test_every_block_of_the_readme_runs(readme_run: list[Outcome]) -> None:
+    for outcome in readme_run:
+        assert outcome.code == 0, f"{outcome.block}\n{outcome.said}"
+
+
+def test_the_readme_leaves_its_reports_behind(readme_place: Path, readme_run: list[Outcome]) -> None:
     for made in ("build/tour", "build/digits/out", "build/api"):
-        assert (place / made / "report.md").is_file()
+        assert (readme_place / made / "report.md").is_file(), made
 
 
 def test_every_path_the_readme_links_to_exists(root):
