@@ -18,6 +18,7 @@ from edgekit.core.recipe import SourceOptions
 from edgekit.errors import MissingPackage, Reason, StepError, Unsupported, UsageError
 from edgekit.formats import detect, digest_source, require_trust
 from edgekit.graph.compare import Difference, first_difference
+from edgekit.pipeline.reading_dynamic import read_dynamic
 from edgekit.pipeline.steps import StepRunner
 
 __all__ = ["prepare_onnx", "read_model"]
@@ -36,9 +37,10 @@ class _Evidence:
 def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify: bool = True) -> Model:
     """Read a trained model into `out/model.onnx`, the canonical graph, and prove it against the source.
 
-    Static shapes (`source.shapes` by input name; a dynamic first dimension becomes 1), opset
-    `CANONICAL_OPSET`, names of inputs and outputs kept, BatchNorm folded, rich operators whole, no metadata;
-    the same source gives the same bytes. The graph must answer like the source on generated inputs.
+    Static shapes (`source.shapes` by input name; a dynamic first dimension becomes 1; with `source.dynamic`
+    the file also says which dimensions may change), opset `CANONICAL_OPSET`, names of inputs and outputs
+    kept, BatchNorm folded, rich operators whole, no other metadata; the same source gives the same bytes.
+    The graph must answer like the source on generated inputs.
 
     Raises `UsageError` for a source that is damaged, incomplete, not trusted or not fully described,
     `Unsupported` for one that cannot be read faithfully, `StepError` when a child process dies.
@@ -56,6 +58,12 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
             "--state belongs to module.py:factory; this file holds its weights itself", where=source.model
         )
     out.mkdir(parents=True, exist_ok=True)
+    if source.dynamic:
+
+        def read(static: SourceOptions, folder: Path) -> Model:
+            return read_model(static, out=folder, runner=runner, simplify=simplify)
+
+        return read_dynamic(source, out=out, runner=runner, read=read)
     with tempfile.TemporaryDirectory(prefix=".reading.", dir=out) as scratch:
         work = Path(scratch)
         try:
@@ -63,7 +71,8 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
                 return _read_onnx(source, work, out, runner, simplify)
             return _read_torch(kind, source, work, out, runner, simplify)
         except (UsageError, Unsupported) as err:
-            err.where = source.model  # the user's name for it, not that of a file or step between
+            if not source.state or err.where != str(Path(source.state)):
+                err.where = source.model  # the user's name for it, not that of a file or step between
             raise
 
 
