@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgekit import __version__
 from edgekit.core.about import NOTHING, About
+from edgekit.core.dynamic import Dynamic
 from edgekit.core.files import digest_file, write_json
 from edgekit.core.target import Precision, Target
 from edgekit.runtime.manifest import MANIFEST_NAME, Manifest, TensorIO, read_manifest
@@ -50,10 +51,12 @@ def write_artifact(
     versions: dict[str, str] | None = None,
     notes: tuple[str, ...] = (),
     about: About = NOTHING,
+    dynamic: Dynamic | None = None,
 ) -> Artifact:
     """Write the manifest of the files that lie in `folder`; `model` is the one the engine loads.
 
-    `about` is what people know of the model: the manifest carries its labels and preprocessing.
+    `about` is what people know of the model: the manifest carries its labels and preprocessing. `dynamic`
+    says which dimensions stay dynamic.
     """
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST_NAME)
     manifest = Manifest(
@@ -72,6 +75,7 @@ def write_artifact(
         notes=notes,
         labels=about.labels,
         preprocessing=about.preprocessing(),
+        dynamic=dynamic.manifest() if dynamic is not None else {},
     )
     write_json(folder / MANIFEST_NAME, manifest.to_json())
     return Artifact(folder=folder, manifest=manifest)

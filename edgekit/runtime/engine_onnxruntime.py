@@ -76,7 +76,8 @@ class OnnxRuntimeEngine:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "run")
             session = self._open(options)
-            session.run(self._outputs, {t.engine_name: _zeros(t) for t in self._manifest.inputs})
+            zeros = {t.engine_name: _zeros(t, self._manifest) for t in self._manifest.inputs}
+            session.run(self._outputs, zeros)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         return [
             _layer(event, self._providers[0])
@@ -174,8 +175,10 @@ def _types(tensors: Sequence[Any]) -> dict[str, str]:
     return found
 
 
-def _zeros(tensor: TensorIO) -> NDArray[Any]:
-    return np.zeros([d if isinstance(d, int) else 1 for d in tensor.shape], dtype=tensor.dtype)
+def _zeros(tensor: TensorIO, manifest: Manifest) -> NDArray[Any]:
+    sizes = {name: dimension["size"] for name, dimension in manifest.dynamic.items()}
+    shape = [d if isinstance(d, int) else sizes.get(d, 1) for d in tensor.shape]
+    return np.zeros(shape, dtype=tensor.dtype)
 
 
 def _layer(event: dict[str, Any], asked: str) -> Layer:

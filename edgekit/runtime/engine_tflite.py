@@ -51,7 +51,10 @@ class TfliteEngine:
         self._inputs = [inputs[t.engine_name] for t in manifest.inputs]
         self._outputs = [outputs[t.engine_name] for t in manifest.outputs]
         self._shapes = [tuple(int(d) for d in details[i]["shape"]) for i in self._inputs]
-        self._resize([tuple(d if isinstance(d, int) else 1 for d in t.shape) for t in manifest.inputs])
+        self._resize([
+            tuple(d if isinstance(d, int) else now for d, now in zip(t.shape, shape, strict=True))
+            for t, shape in zip(manifest.inputs, self._shapes, strict=True)
+        ])
         self._interpreter.allocate_tensors()
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -44,6 +44,7 @@ class Manifest:
     the SHA-256 of the canonical model it was lowered from; `notes` declares approximations. `labels` are the
     names of the classes, in the order of the scores. `preprocessing` says how a picture (or a stored array)
     becomes an input, as the [image] (or [array]) table of a sample spec does; empty when nobody said.
+    `dynamic` has "size" and "step" of each named dimension: it may be size plus or minus whole steps.
     """
 
     schema: int = SCHEMA
@@ -62,6 +63,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    dynamic: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the class."""

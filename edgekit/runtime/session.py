@@ -73,6 +73,8 @@ class Session:
         for port in self._inputs:
             if not port.takes(inputs.get(port.seen.name)):
                 raise self._bad_inputs(inputs)
+            if port.dynamic and self._off_step(port, inputs):
+                raise self._bad_inputs(inputs)
         if len(inputs) != len(self._inputs) or (self._dynamic and not self._dynamic_agree(inputs)):
             raise self._bad_inputs(inputs)
         return [port.to_engine(inputs[port.seen.name], self._where) for port in self._inputs]
@@ -131,11 +133,24 @@ class Session:
             if isinstance(dim, str) and dim
         )
 
+    def _off_step(self, port: _Port, inputs: Mapping[str, NDArray[Any]]) -> list[str]:
+        """Sizes of dynamic dimensions that lie between the steps the model was proven to take."""
+        problems = []
+        for dim, size in zip(port.seen.shape, inputs[port.seen.name].shape, strict=True):
+            known = self.manifest.dynamic.get(dim) if isinstance(dim, str) else None
+            if size < 1 or (known is not None and (size - known["size"]) % known["step"]):
+                allowed = f"{known['size']} and steps of {known['step']} from it" if known else "1 and more"
+                what = f"input {port.seen.name!r}: {dim or 'a dimension'}"
+                problems.append(f"{what} is {size}; allowed: {allowed}")
+        return problems
+
     def _bad_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> UsageError:
         known = [port.seen.name for port in self._inputs]
         problems = [f"input {n!r} is unknown; {nearest(n, known)}" for n in inputs if n not in known]
         for port in self._inputs:
             problems += port.problems(inputs)
+            if port.dynamic and port.takes(inputs.get(port.seen.name)):
+                problems += self._off_step(port, inputs)
         if not problems:
             problems = ["dimensions of one name have different sizes: "
                         + ", ".join(f"{n!r} {list(a.shape)}" for n, a in inputs.items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from edgekit.backends import refusal
@@ -14,6 +15,7 @@ from edgekit.backends.tflite.cleanup import (
     separate_ports,
     transpose_codes,
 )
+from edgekit.backends.tflite.dynamic import build_in_every_size
 from edgekit.backends.tflite.ir import Graph, Port
 from edgekit.backends.tflite.layout import move_transposes
 from edgekit.backends.tflite.layout_ports import choose_port_layouts
@@ -23,6 +25,7 @@ from edgekit.backends.tflite.stored_weights import store_precision
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.dynamic import Dynamic
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import installed_version
 from edgekit.core.target import CALIBRATED, STORED, Precision, Target
@@ -38,7 +41,8 @@ def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
     """Why this ONNX file cannot become a .tflite file of this precision; empty means go."""
     if reasons := refusal(target, precision):
         return reasons
-    return build_graph(model, target=target, precision=precision)[1]
+    build = partial(build_graph, target=target, precision=precision)
+    return build_in_every_size(model, build)[1]
 
 
 def lower(
@@ -59,9 +63,10 @@ def lower(
     `about` says. Raises `Unsupported` with every reason found.
     """
     reasons = refusal(target, precision)
-    graph = Graph()
+    graph, dynamic = Graph(), None
     if not reasons:
-        graph, reasons = build_graph(model, target=target, precision=precision, quantized_io=quantized_io)
+        build = partial(build_graph, target=target, precision=precision, quantized_io=quantized_io)
+        graph, reasons, dynamic = build_in_every_size(model, build)
     if reasons:
         raise Unsupported(f"LiteRT cannot run this model in {precision}", reasons=reasons)
     notes = graph.notes
@@ -76,10 +81,11 @@ def lower(
         target=target,
         precision=precision,
         model=MODEL_NAME,
-        inputs=tuple(_tensor_io(port) for port in graph.inputs),
-        outputs=tuple(_tensor_io(port) for port in graph.outputs),
+        inputs=tuple(_tensor_io(port, dynamic) for port in graph.inputs),
+        outputs=tuple(_tensor_io(port, dynamic) for port in graph.outputs),
         source_digest=source_digest,
         about=about,
+        dynamic=dynamic,
         versions={"ai-edge-litert": installed_version("ai-edge-litert")},
         notes=tuple(notes),
     )
@@ -126,13 +132,16 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     return []
 
 
-def _tensor_io(port: Port) -> TensorIO:
+def _tensor_io(port: Port, dynamic: Dynamic | None) -> TensorIO:
     quant = port.tensor.quant
+    shape: tuple[int | str, ...] = port.tensor.shape
+    if dynamic is not None:
+        shape = dynamic.named(port.name, port.tensor.shape, port.axes)
     return TensorIO(
         name=port.name,
         engine_name=port.name,
         dtype=port.tensor.dtype,
-        shape=port.tensor.shape,
+        shape=shape,
         axes=port.axes,
         scale=quant.scale if quant else 0.0,
         zero_point=quant.zero_point if quant else 0,

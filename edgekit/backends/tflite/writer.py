@@ -37,6 +37,7 @@ _OPTION_TABLES = {
     "MUL": "MulOptions",
     "DIV": "DivOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "SQUEEZE": "SqueezeOptions",
     "SPLIT": "SplitOptions",
     "CONCATENATION": "ConcatenationOptions",
     "RESHAPE": "ReshapeOptions",
