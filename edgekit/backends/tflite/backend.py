@@ -16,6 +16,7 @@ from edgekit.backends.tflite.cleanup import (
     transpose_codes,
 )
 from edgekit.backends.tflite.dynamic import build_in_every_size
+from edgekit.backends.tflite.fold_weights import fold_weights
 from edgekit.backends.tflite.ir import Graph, Port
 from edgekit.backends.tflite.layout import move_transposes
 from edgekit.backends.tflite.layout_ports import choose_port_layouts
@@ -100,6 +101,7 @@ def build_graph(
         return Graph(), reasons
     if reasons := _wrong_graph(source, precision):
         return Graph(), reasons
+    fold_weights(source)
     builder = Builder(source, OPERATORS, quantized_io=quantized_io)
     graph = builder.build()
     if builder.reasons:

@@ -57,6 +57,16 @@ class OnnxGraph:
     writers: dict[str, Node] = field(default_factory=dict)
     codes: str = "int8"
 
+    def connect(self) -> None:
+        """Find the readers and writers of every value; after nodes were changed, again."""
+        self.readers.clear()
+        self.writers.clear()
+        for node in self.nodes:
+            self.writers.update({name: node for name in node.outputs if name})
+            for name in node.inputs:
+                if name:
+                    self.readers.setdefault(name, []).append(node)
+
     def quantizer(self, node: Node) -> Quantizer | None:
         """What a (de)quantizer does; None when its parameters are not constant, or of other types."""
         scale = self.constants.get(node.inputs[1])
@@ -143,19 +153,11 @@ def _read(model: Any, onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
                 Reason(node=node.name, why=why, hint="fix the shapes of the inputs: --shape NAME=…")
             )
         result.nodes.append(node)
-    _connect(result)
+    result.connect()
     zero_points = (n.inputs[2] for n in result.nodes if n.op_type == "QuantizeLinear" and len(n.inputs) > 2)
     if any(str(constants[z].dtype) == "int16" for z in zero_points if z in constants):
         result.codes = "int16"
     return result, reasons
-
-
-def _connect(graph: OnnxGraph) -> None:
-    for node in graph.nodes:
-        graph.writers.update({name: node for name in node.outputs if name})
-        for name in node.inputs:
-            if name:
-                graph.readers.setdefault(name, []).append(node)
 
 
 def _value_types(graph: Any, onnx: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str], list[Reason]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from edgekit.backends.tflite.lowering.activation import OPERATORS as ACTIVATION
 from edgekit.backends.tflite.lowering.bitwise import OPERATORS as BITWISE
 from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTION
+from edgekit.backends.tflite.lowering.einsum import OPERATORS as EINSUM
 from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
 from edgekit.backends.tflite.lowering.functions import OPERATORS as FUNCTIONS
 from edgekit.backends.tflite.lowering.indexing import OPERATORS as INDEXING
@@ -28,6 +29,7 @@ __all__ = ["OPERATORS"]
 OPERATORS: dict[str, Lowering] = {
     **CONVOLUTION,
     **MATMUL,
+    **EINSUM,
     **ELEMENTWISE,
     **FUNCTIONS,
     **BITWISE,

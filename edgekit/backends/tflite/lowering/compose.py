@@ -31,6 +31,7 @@ __all__ = [
     "view",
 ]
 
+_PRODUCT_RANK = 5  # BATCH_MATMUL takes so many dimensions
 _CONCAT_AT_ONCE = 5  # XNNPACK's CONCATENATION takes five operands
 
 
@@ -68,7 +69,7 @@ def select(op: Op, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def view(op: Op, x: Tensor, shape: Sequence[int]) -> Tensor:
     """x.reshape(shape)."""
     if x.data is not None:
-        return op.const(x.data.reshape(shape), name=x.name)
+        return op.const(x.data.reshape(shape), x.quant, name=x.name)
     return op.reshape(x, shape)
 
 
@@ -146,19 +147,30 @@ def linear(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 def product(op: Op, a: Tensor, b: Tensor) -> Tensor:
     """The matrix product of the last two axes, those before them broadcast; both of rank 2 or more.
 
-    A constant right side becomes FULLY_CONNECTED. BATCH_MATMUL takes five dimensions: leading ones merge.
+    A constant matrix on the right becomes FULLY_CONNECTED. Beyond BATCH_MATMUL's rank the leading ones merge.
     """
-    if b.data is not None and len(b.shape) == 2:
-        return linear(op, a, transpose(op, b, (1, 0)))
-    rank = max(len(a.shape), len(b.shape))
-    a, b = op.expand(a, rank), op.expand(b, rank)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     shape = (*batch, a.shape[-2], b.shape[-1])
-    if rank > 4 and a.shape[:-2] == b.shape[:-2]:
-        a, b = (view(op, t, (_size(batch), *t.shape[-2:])) for t in (a, b))
-        y = op.emit("BATCH_MATMUL", [a, b], (_size(batch), *shape[-2:]), adj_x=False, adj_y=False)
-        return op.reshape(y, shape)
-    return op.emit("BATCH_MATMUL", [a, b], shape, adj_x=False, adj_y=False)
+    if b.data is not None and _size(b.shape[:-2]) == 1:
+        matrix = view(op, b, b.shape[-2:])
+        return op.reshape(linear(op, a, transpose(op, matrix, (1, 0))), shape)
+    rank = len(shape)
+    a, b = op.expand(a, rank), op.expand(b, rank)
+    if rank > _PRODUCT_RANK:
+        a, b = (view(op, _spread(op, t, batch), (_size(batch), *t.shape[-2:])) for t in (a, b))
+    outer = a.shape[:-2] if rank > _PRODUCT_RANK else batch
+    y = op.emit("BATCH_MATMUL", [a, b], (*outer, *shape[-2:]), adj_x=False, adj_y=False)
+    return op.reshape(y, shape)
+
+
+def _spread(op: Op, x: Tensor, batch: Sequence[int]) -> Tensor:
+    """`x` with its leading dimensions repeated up to `batch`."""
+    shape = (*batch, *x.shape[-2:])
+    if x.shape == shape:
+        return x
+    if x.data is not None:
+        return op.const(np.broadcast_to(x.data, shape), x.quant, name=x.name)
+    return op.move("BROADCAST_TO", x, shape, op.indices(shape))
 
 
 def _size(shape: Sequence[int]) -> int:

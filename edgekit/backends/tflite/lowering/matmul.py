@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.lowering.compose import product, view
 from edgekit.backends.tflite.lowering.rules import MAX_REQUANTIZATION, quantized, weighted
 from edgekit.backends.tflite.lowering.weights import bias_tensor
-from edgekit.backends.tflite.op import Op, Refusal, Weight
+from edgekit.backends.tflite.op import Op, Weight
 from edgekit.backends.tflite.plan import Lowering, Site
 
 __all__ = ["OPERATORS"]
@@ -90,11 +91,12 @@ def matmul(op: Op) -> None:
         bias = bias_tensor(op, 2, x=x, weight=weight, count=inner[-1])
         op.result(op.reshape(_fully_connected(op, x, weight, bias, inner), shape))
         return
-    if min(len(a), len(b)) < 2:
-        raise Refusal("a product with a computed vector", "give it a dimension of 1")
-    rank = max(len(a), len(b))
-    x, other = op.expand(x, rank), op.expand(op.input(1), rank)
-    op.result(op.emit("BATCH_MATMUL", [x, other], shape, adj_x=False, adj_y=False))
+    other = op.input(1)
+    if len(a) == 1:
+        x = view(op, x, (1, *a))
+    if len(b) == 1:
+        other = view(op, other, (*b, 1))
+    op.result(op.reshape(product(op, x, other), shape))
 
 
 def _gemm_rule(site: Site) -> bool:
