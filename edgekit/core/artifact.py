@@ -10,7 +10,7 @@ from edgekit.core.about import NOTHING, About
 from edgekit.core.dynamic import Dynamic
 from edgekit.core.files import digest_file, write_json
 from edgekit.core.target import Precision, Target
-from edgekit.runtime.manifest import MANIFEST_NAME, Manifest, TensorIO, read_manifest
+from edgekit.runtime.manifest import MANIFEST_NAME, Manifest, SignatureIO, TensorIO, read_manifest
 
 __all__ = ["Artifact", "find_artifacts", "open_artifact", "write_artifact"]
 
@@ -52,11 +52,12 @@ def write_artifact(
     notes: tuple[str, ...] = (),
     about: About = NOTHING,
     dynamic: Dynamic | None = None,
+    signatures: dict[str, SignatureIO] | None = None,
 ) -> Artifact:
     """Write the manifest of the files that lie in `folder`; `model` is the one the engine loads.
 
     `about` is what people know of the model: the manifest carries its labels and preprocessing. `dynamic`
-    says which dimensions stay dynamic.
+    says which dimensions stay dynamic; `signatures` lists the ports of each when the file has several.
     """
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST_NAME)
     manifest = Manifest(
@@ -75,6 +76,7 @@ def write_artifact(
         notes=notes,
         labels=about.labels,
         preprocessing=about.preprocessing(),
+        signatures=signatures or {},
         dynamic=dynamic.manifest() if dynamic is not None else {},
     )
     write_json(folder / MANIFEST_NAME, manifest.to_json())

@@ -82,8 +82,10 @@ def open_engine(manifest: Manifest, folder: Path, threads: int | None) -> Engine
                             hint="only onnxruntime artifacts can require hardware")],
         )
     if manifest.engine == "tflite":
-        from edgekit.runtime.engine_tflite import TfliteEngine
+        from edgekit.runtime.engine_tflite import SignatureEngine, TfliteEngine
 
+        if manifest.signature:
+            return SignatureEngine(manifest, folder, threads)
         return TfliteEngine(manifest, folder, threads)
     if manifest.engine == "openvino":
         from edgekit.runtime.engine_openvino import OpenVinoEngine

@@ -18,7 +18,7 @@ from edgekit.errors import MissingPackage, UsageError, nearest
 from edgekit.runtime.engine import Compute, Layer, check_tensors, widest
 from edgekit.runtime.manifest import Manifest
 
-__all__ = ["TfliteEngine"]
+__all__ = ["SignatureEngine", "TfliteEngine"]
 
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow")
 _RESOLVERS = {"auto": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
@@ -30,19 +30,51 @@ _MATRIX = frozenset({
 _SHAPE_FIRST = frozenset({"TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"})
 
 
+class SignatureEngine:
+    """One signature of a file that has several, called by name."""
+
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None) -> None:
+        where = str(folder / manifest.model)
+        self._name = manifest.signature
+        self._interpreter: Any = _interpreter(manifest, folder, threads)
+        self._runner: Any = self._interpreter.get_signature_runner(self._name)
+        sides = (
+            ("input", manifest.inputs, self._runner.get_input_details()),
+            ("output", manifest.outputs, self._runner.get_output_details()),
+        )
+        for kind, named, found in sides:
+            dtypes = {name: np.dtype(details["dtype"]).name for name, details in found.items()}
+            check_tensors(kind, named, dtypes, where=where)  # type: ignore[arg-type]
+        self._inputs = [t.engine_name for t in manifest.inputs]
+        self._outputs = [t.engine_name for t in manifest.outputs]
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run once."""
+        results = self._runner(**dict(zip(self._inputs, arrays, strict=True)))
+        return [results[name] for name in self._outputs]
+
+    def layers(self) -> list[Layer]:
+        """Raises `UsageError`: the interpreter tells the operators of no graph but the first."""
+        raise UsageError(
+            "LiteRT does not tell the layers of one signature of several", where=self._name,
+            hint="convert that model alone to see them",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Free the model."""
+        self._runner = self._interpreter = None
+
+
 class TfliteEngine:
     """An interpreter with its tensors resolved once."""
 
     errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
 
     def __init__(self, manifest: Manifest, folder: Path, threads: int | None) -> None:
-        module = _interpreter_module()
         where = str(folder / manifest.model)
-        self._interpreter: Any = module.Interpreter(
-            model_path=where,
-            num_threads=threads,
-            experimental_op_resolver_type=_resolver(module, manifest),
-        )
+        self._interpreter: Any = _interpreter(manifest, folder, threads)
         inputs, outputs = _signature(self._interpreter)
         details = {d["index"]: d for d in self._interpreter.get_tensor_details()}
         for kind, named, found in (("input", manifest.inputs, inputs), ("output", manifest.outputs, outputs)):
@@ -95,6 +127,15 @@ class TfliteEngine:
             if shape != current:
                 self._interpreter.resize_tensor_input(index, shape)
         self._shapes = list(shapes)
+
+
+def _interpreter(manifest: Manifest, folder: Path, threads: int | None) -> Any:
+    module = _interpreter_module()
+    return module.Interpreter(
+        model_path=str(folder / manifest.model),
+        num_threads=threads,
+        experimental_op_resolver_type=_resolver(module, manifest),
+    )
 
 
 def _interpreter_module() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.errors import UsageError
 
-__all__ = ["MANIFEST_NAME", "SCHEMA", "Manifest", "TensorIO", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "SCHEMA", "Manifest", "SignatureIO", "TensorIO", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = 1
@@ -36,6 +36,14 @@ class TensorIO:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureIO:
+    """The inputs and outputs of one signature of a file that has several."""
+
+    inputs: tuple[TensorIO, ...]
+    outputs: tuple[TensorIO, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What an artifact is.
 
@@ -45,6 +53,8 @@ class Manifest:
     names of the classes, in the order of the scores. `preprocessing` says how a picture (or a stored array)
     becomes an input, as the [image] (or [array]) table of a sample spec does; empty when nobody said.
     `dynamic` has "size" and "step" of each named dimension: it may be size plus or minus whole steps.
+    `signatures` has the ports of each signature when the file has several; `inputs` and `outputs` are those
+    of `signature` ("": the only one), in a manifest on disk the first.
     """
 
     schema: int = SCHEMA
@@ -64,6 +74,8 @@ class Manifest:
     labels: tuple[str, ...] = ()
     preprocessing: dict[str, Any] = field(default_factory=dict)
     dynamic: dict[str, dict[str, int]] = field(default_factory=dict)
+    signatures: dict[str, SignatureIO] = field(default_factory=dict)
+    signature: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, keys in the order of the class."""
@@ -92,6 +104,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
             "outputs": tuple(_tensor(t) for t in data["outputs"]),
             "notes": tuple(data.get("notes", ())),
             "labels": tuple(data.get("labels", ())),
+            "signatures": {key: _signature(ports) for key, ports in data.get("signatures", {}).items()},
         })
     except FileNotFoundError as err:
         raise UsageError("no manifest.json here", where=str(folder), hint="name an artifact folder") from err
@@ -100,6 +113,11 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     if verify:
         _verify(folder, manifest)
     return manifest
+
+
+def _signature(data: dict[str, Any]) -> SignatureIO:
+    inputs, outputs = (tuple(_tensor(t) for t in data[side]) for side in ("inputs", "outputs"))
+    return SignatureIO(inputs=inputs, outputs=outputs)
 
 
 def _tensor(data: dict[str, Any]) -> TensorIO:

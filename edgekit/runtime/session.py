@@ -33,6 +33,9 @@ class Session:
     even, saturate, as ONNX QuantizeLinear) and outputs dequantized in numpy. With `io="native"` integers pass
     as they are. With `layout="source"` arrays have the source model's layout and are transposed.
 
+    An artifact with several signatures runs the one that `signature` names, else its first; sessions on the
+    same folder share nothing.
+
     Raises `UsageError` (wrong path, damaged artifact, options that do not fit), `MissingPackage` (the engine
     is not installed), `Unsupported` (this machine cannot run it) or `StepError` (the engine fails to load).
     """
@@ -45,10 +48,11 @@ class Session:
         threads: int | None = None,
         io: IoMode = "float",
         layout: Layout = "artifact",
+        signature: str = "",
     ) -> None:
         _check_choices(io, layout, threads)
         self.folder = find_artifact(Path(path), precision)
-        self.manifest: Manifest = read_manifest(self.folder)
+        self.manifest: Manifest = _chosen(read_manifest(self.folder), signature)
         self._where = f"{self.manifest.target} {self.manifest.precision}"
         self._inputs = [_Port.of(tensor, io, layout) for tensor in self.manifest.inputs]
         self._outputs = [_Port.of(tensor, io, layout) for tensor in self.manifest.outputs]
@@ -271,6 +275,20 @@ def find_artifact(path: Path, precision: str | None = None) -> Path:
         raise UsageError("this is the folder of a whole conversion", where=str(path), hint=hint)
     message = "no artifact is here" if path.is_dir() else "no such folder"
     raise UsageError(message, where=str(path), hint="name an artifact folder such as OUT/tflite/int8")
+
+
+def _chosen(manifest: Manifest, signature: str) -> Manifest:
+    """The manifest with the inputs and outputs of one signature."""
+    if not manifest.signatures and not signature:
+        return manifest
+    name = signature or next(iter(manifest.signatures))
+    if name not in manifest.signatures:
+        hint = "leave signature out" if not manifest.signatures else ""
+        known = list(manifest.signatures)
+        message = f"no signature {name!r}; {nearest(name, known)}" if known else "there is only one signature"
+        raise UsageError(message, where=f"{manifest.target} {manifest.precision}", hint=hint)
+    ports = manifest.signatures[name]
+    return replace(manifest, inputs=ports.inputs, outputs=ports.outputs, signature=name)
 
 
 def _check_choices(io: str, layout: str, threads: int | None) -> None:

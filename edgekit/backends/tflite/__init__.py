@@ -5,10 +5,13 @@ plan         decides what runs in integers and which activation is fused
 lowering/    one small function an operator; the table is `lowering.OPERATORS`
 layout       moves and cancels the transposes around the channels-last kernels
 cleanup      merges reshapes, drops what is dead, stores weights in half precision
+dynamic      the same model in several sizes becomes one graph that resizes
 checks       what LiteRT would get wrong in silence is an error here
-writer       the flatbuffer
+writer       the flatbuffer; metadata: what it says of the model
+signatures   several models in one file
 """
 
 from edgekit.backends.tflite.backend import lower, why_not
+from edgekit.backends.tflite.signatures import lower_signatures
 
-__all__ = ["lower", "why_not"]
+__all__ = ["lower", "lower_signatures", "why_not"]

@@ -33,7 +33,7 @@ from edgekit.core.target import CALIBRATED, STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 from edgekit.runtime.manifest import TensorIO
 
-__all__ = ["build_graph", "lower", "why_not"]
+__all__ = ["build_graph", "lower", "tensor_io", "why_not"]
 
 MODEL_NAME = "model.tflite"
 
@@ -82,8 +82,8 @@ def lower(
         target=target,
         precision=precision,
         model=MODEL_NAME,
-        inputs=tuple(_tensor_io(port, dynamic) for port in graph.inputs),
-        outputs=tuple(_tensor_io(port, dynamic) for port in graph.outputs),
+        inputs=tuple(tensor_io(port, dynamic) for port in graph.inputs),
+        outputs=tuple(tensor_io(port, dynamic) for port in graph.outputs),
         source_digest=source_digest,
         about=about,
         dynamic=dynamic,
@@ -134,7 +134,8 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     return []
 
 
-def _tensor_io(port: Port, dynamic: Dynamic | None) -> TensorIO:
+def tensor_io(port: Port, dynamic: Dynamic | None) -> TensorIO:
+    """The port as the manifest lists it."""
     quant = port.tensor.quant
     shape: tuple[int | str, ...] = port.tensor.shape
     if dynamic is not None:

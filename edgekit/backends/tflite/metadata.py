@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.backends.tflite.ir import Port
+from edgekit.backends.tflite.ir import Graph, Port
 from edgekit.core.about import About
 from edgekit.core.packages import require
 from edgekit.core.samples.spec import ImageOptions
@@ -32,21 +32,23 @@ _AXIS_LABELS = 2  # enum AssociatedFileType
 _COLOR_SPACES = {"rgb": 1, "gray": 2}  # enum ColorSpaceType; bgr has none
 
 
-def model_metadata(inputs: Sequence[Port], outputs: Sequence[Port], about: About, *, name: str) -> bytes:
-    """The metadata of a model with these ports, in their order.
+def model_metadata(graphs: Sequence[Graph], about: About, *, name: str) -> bytes:
+    """The metadata of a file with these subgraphs, ports in their order.
 
     The preprocessing belongs to the inputs that are pictures, the labels to the outputs whose last dimension
     counts as many as there are.
     """
     table = _Tables()
-    read = [table.tensor(port, about.image if _is_picture(port, about.image) else None) for port in inputs]
-    written = [table.tensor(port, None, labels=_has_classes(port, about)) for port in outputs]
-    subgraph = table.make({2: table.vector(read), 3: table.vector(written)}, slots=10)
+    subgraphs = []
+    for graph in graphs:
+        read = [table.tensor(p, about.image if _is_picture(p, about.image) else None) for p in graph.inputs]
+        written = [table.tensor(p, None, labels=_has_classes(p, about)) for p in graph.outputs]
+        subgraphs.append(table.make({2: table.vector(read), 3: table.vector(written)}, slots=10))
     root = table.make(
         {
             0: table.text(name),
             1: table.text(about.summary) if about.summary else None,
-            3: table.vector([subgraph]),
+            3: table.vector(subgraphs),
             7: table.text(_PARSER_VERSION),
         },
         slots=8,

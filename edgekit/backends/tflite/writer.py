@@ -7,6 +7,7 @@ constants share a buffer, buffers lie on 16 bytes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,49 +77,53 @@ _ENUMS = {
 }
 
 
-def serialize(graph: Graph, *, description: str = "", about: About = NOTHING) -> bytes:
+def serialize(
+    graph: Graph | Mapping[str, Graph], *, description: str = "", about: About = NOTHING
+) -> bytes:
     """The bytes of a .tflite file. Tensors are named after the ONNX values they hold.
 
-    What `about` says is in its metadata; labels follow the model as a zip archive.
+    Several graphs become subgraphs of one file that share its constants, each with its key as the name of its
+    signature. What `about` says is in the metadata; labels follow the model as a zip archive.
     """
-    return _Writer(graph, about).bytes(description or f"edgekit {__version__}") + archive(about)
+    graphs = graph if isinstance(graph, Mapping) else {SIGNATURE: graph}
+    return _Writer(graphs, about).bytes(description or f"edgekit {__version__}") + archive(about)
 
 
 class _Writer:
-    def __init__(self, graph: Graph, about: About) -> None:
+    """What the whole file shares: buffers and operator codes; tensors belong to one subgraph at a time."""
+
+    def __init__(self, graphs: Mapping[str, Graph], about: About) -> None:
         self.schema = require("ai_edge_litert.schema_py_generated", needed_for="writing a .tflite file")
         self.flatbuffers = require("flatbuffers", needed_for="writing a .tflite file")
-        self.graph = graph
+        self.graphs = graphs
         self.about = about
         self.buffers: list[Array | None] = [None]
         self.buffer_index: dict[tuple[bytes, int], int] = {}
-        self.tensors: dict[Tensor, int] = {}
         self.codes: dict[tuple[str, int], int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.tensors: dict[Tensor, int] = {}
         self.names: set[str] = set()
         self.numbers: dict[tuple[str, str], int] = {}
         self.table: list[Any] = []
 
     def bytes(self, description: str) -> bytes:
         s = self.schema
-        for port in (*self.graph.inputs, *self.graph.outputs):
-            self._tensor(port.tensor, name=port.name)
-        operators = [self._operator(op) for op in self.graph.operators]
+        subgraphs, signatures = [], []
+        for index, (key, graph) in enumerate(self.graphs.items()):
+            self._begin()
+            subgraphs.append(self._subgraph(graph, name=key if index else "main"))
+            signatures.append(self._signature(graph, key, index))
         metadata = [self._metadata()]
-        subgraph = s.SubGraphT(
-            tensors=self.table,
-            inputs=_int32([self.tensors[port.tensor] for port in self.graph.inputs]),
-            outputs=_int32([self.tensors[port.tensor] for port in self.graph.outputs]),
-            operators=operators,
-            name="main",
-        )
         model = s.ModelT(
             version=3,
             operatorCodes=[self._code(kind, version) for kind, version in self.codes],
-            subgraphs=[subgraph],
+            subgraphs=subgraphs,
             description=description,
             buffers=[_AlignedBuffer(s, data) for data in self.buffers],
             metadata=metadata,
-            signatureDefs=[self._signature()],
+            signatureDefs=signatures,
         )
         total = sum(data.nbytes for data in self.buffers if data is not None)
         if total > _LIMIT_BYTES:
@@ -130,20 +135,32 @@ class _Writer:
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
+    def _subgraph(self, graph: Graph, *, name: str) -> Any:
+        for port in (*graph.inputs, *graph.outputs):
+            self._tensor(port.tensor, name=port.name)
+        operators = [self._operator(op) for op in graph.operators]
+        return self.schema.SubGraphT(
+            tensors=self.table,
+            inputs=_int32([self.tensors[port.tensor] for port in graph.inputs]),
+            outputs=_int32([self.tensors[port.tensor] for port in graph.outputs]),
+            operators=operators,
+            name=name,
+        )
+
     def _metadata(self) -> Any:
-        content = model_metadata(self.graph.inputs, self.graph.outputs, self.about, name="model")
+        content = model_metadata(list(self.graphs.values()), self.about, name="model")
         buffer = self._buffer(np.frombuffer(content, np.uint8))
         return self.schema.MetadataT(name=METADATA_NAME, buffer=buffer)
 
-    def _signature(self) -> Any:
+    def _signature(self, graph: Graph, key: str, index: int) -> Any:
         def maps(ports: list[Port]) -> list[Any]:
             return [self.schema.TensorMapT(name=p.name, tensorIndex=self.tensors[p.tensor]) for p in ports]
 
         return self.schema.SignatureDefT(
-            inputs=maps(self.graph.inputs),
-            outputs=maps(self.graph.outputs),
-            signatureKey=SIGNATURE,
-            subgraphIndex=0,
+            inputs=maps(graph.inputs),
+            outputs=maps(graph.outputs),
+            signatureKey=key,
+            subgraphIndex=index,
         )
 
     def _code(self, kind: str, version: int) -> Any:
