@@ -29,9 +29,9 @@ def test_every_node_that_cannot_be_lowered_is_named_with_what_would_help(tmp_pat
         helper.make_node("RandomNormalLike", ["x"], ["a"], name="first"),
         helper.make_node("Relu", ["a"], ["b"], name="fine"),
         helper.make_node("RandomUniformLike", ["b"], ["c"], name="second"),
-        helper.make_node("Resize", ["c", "", "s"], ["y"], name="third", mode="cubic"),
+        helper.make_node("LRN", ["c"], ["y"], name="third", size=2),
     ]
-    found = reasons(graph(nodes, {"x": IMAGE}, ["y"], {"s": np.float32([1, 1, 2, 2])}), tmp_path)
+    found = reasons(graph(nodes, {"x": IMAGE}, ["y"], {}), tmp_path)
     assert [reason.node for reason in found] == ["first", "second", "third"]
     assert "RandomNormalLike" in found[0].why
     assert all(reason.hint for reason in found)
@@ -69,11 +69,6 @@ REFUSED = {
     ),
     "double precision": (single("Relu", (IMAGE, "float64")), "float64"),
     "pooling with indices": (single("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "indices"),
-    "odd nearest": (single("Resize", IMAGE, None, None, np.int64([1, 6, 13, 20])), "round_prefer_floor"),
-    "scales beside the sizes": (
-        single("Resize", IMAGE, None, np.float32([1, 1, 1.7, 1.7]), mode="linear"),
-        "not the ratio",
-    ),
     "bytes without a scale": (single("Relu", (IMAGE, "int8")), "Relu of int8"),
     "nothing left": (single("Slice", IMAGE, np.int64([3]), np.int64([3])), "is empty"),
     "corners of a broken ratio": (

@@ -11,7 +11,7 @@ from edgekit.backends.tflite.lowering.rules import quantized, same_scales
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering, Site
 
-__all__ = ["OPERATORS", "first_quantized"]
+__all__ = ["OPERATORS", "first_quantized", "picked"]
 
 _MIRROR_RANK = 5
 _RUNS = 5  # operands of one CONCATENATION in XNNPACK
@@ -81,7 +81,7 @@ def pad(op: Op) -> None:
         return
     if mode != "constant":
         for axis, (before, after) in enumerate(rows):
-            x = _picked(op, x, axis, _sources(x.shape[axis], int(before), int(after), mode))
+            x = picked(op, x, axis, _sources(x.shape[axis], int(before), int(after), mode))
         op.result(x)
         return
     value = op.constant(2)
@@ -108,7 +108,7 @@ def _sources(size: int, before: int, after: int, mode: str) -> Array:
     return np.minimum(places, period - places)
 
 
-def _picked(op: Op, x: Tensor, axis: int, sources: Array) -> Tensor:
+def picked(op: Op, x: Tensor, axis: int, sources: Array) -> Tensor:
     """x[sources] along an axis: few runs of neighbours are slices that XNNPACK joins, else it is a GATHER."""
     if np.array_equal(sources, np.arange(x.shape[axis])):
         return x
