@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-p", "--precision", dest="precisions", metavar="|".join(PRECISIONS), action="append",
-        type=choice(PRECISIONS), help="may be repeated (default int8)",
+        type=choice(PRECISIONS),
+        help="may be repeated (default int8): float16 halves the weights; int8 and int16x8 (16-bit "
+        "activations) compute in integers and need --calibration; dynamic-int8 quantizes activations at run "
+        "time; weight-int8 and weight-int4 store weights small and compute in floats",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")

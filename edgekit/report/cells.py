@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.core.report import Accuracy, ArtifactReport, Report, Speedup
+from edgekit.core.target import INTEGER
 from edgekit.measure.metrics import RATE_METRICS
 
 __all__ = [
@@ -52,7 +53,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def integer_share(entry: ArtifactReport) -> str:
     """The share of operators that ran in integers; nothing is said of float artifacts."""
-    return percent(entry.integer_share, 0) if entry.precision == "int8" else ABSENT
+    return percent(entry.integer_share, 0) if entry.precision in INTEGER else ABSENT
 
 
 def accuracy_value(metric: str, value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.core.report import Accuracy, ArtifactReport, Latency, Report
+from edgekit.core.target import INTEGER
 from edgekit.report import cells
 
 __all__ = ["render_markdown"]
@@ -99,7 +100,7 @@ def _detail_lines(entry: ArtifactReport) -> list[str]:
         more = f" and {len(entry.float_nodes) - 10} more" if len(entry.float_nodes) > 10 else ""
         lines.append(f"- left in float: {named}{more}")
     lines += [f"- {_flat(note)}" for note in entry.notes]
-    if entry.total_ops is not None and entry.integer_ops is not None and entry.precision == "int8":
+    if entry.total_ops is not None and entry.integer_ops is not None and entry.precision in INTEGER:
         lines.append(f"- {entry.integer_ops} of {entry.total_ops} operators ran in integers, says the engine")
     if entry.max_abs is not None and entry.cosine is not None:
         lines.append(f"- largest difference {entry.max_abs:.4g}, mean cosine {entry.cosine:.6f}")

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.core.codec import decode_toml
 from edgekit.core.files import data_folder
-from edgekit.core.target import Target, list_targets, load_target
+from edgekit.core.target import PRECISIONS, Target, list_targets, load_target
 
 TARGETS = sorted(data_folder("targets").glob("*.toml"))
 SPECS = sorted(data_folder("calibration").glob("*.toml"))
@@ -31,7 +31,7 @@ def test_every_target_profile_decodes_and_is_named_as_its_file(path: Path) -> No
     assert target.name == path.stem
     assert target.summary
     assert load_target(target.name) == target
-    for precision in ("float32", "float16", "int8"):
+    for precision in PRECISIONS:
         assert (precision in target.precisions) != (precision in target.refuse), precision
 
 
