@@ -11,7 +11,7 @@ import pytest
 from edgekit.core.codec import decode_toml
 from edgekit.core.files import data_folder
 from edgekit.core.samples import ArrayOptions, ImageOptions, LabelOptions, SampleSpec
-from edgekit.core.target import Int8Policy, Target
+from edgekit.core.target import Int8Policy, Target, WeightPolicy
 
 
 def examples(kind: str) -> list[str]:
@@ -32,7 +32,7 @@ def test_every_example_decodes(tmp_path: Path, kind: str, cls: type, count: int)
     ("kind", "classes"),
     [
         ("calibration", (SampleSpec, ImageOptions, ArrayOptions, LabelOptions)),
-        ("targets", (Target, Int8Policy)),
+        ("targets", (Target, Int8Policy, WeightPolicy)),
     ],
 )
 def test_every_field_has_an_example(kind: str, classes: tuple[type, ...]) -> None:
@@ -41,6 +41,6 @@ def test_every_field_has_an_example(kind: str, classes: tuple[type, ...]) -> Non
         f"{cls.__name__}.{field.name}"
         for cls in classes
         for field in fields(cls)
-        if not re.search(rf"^(\[(\w+\.)?{field.name}\]|{field.name} =)", text, re.MULTILINE)
+        if not re.search(rf"^(\[(\w+\.)?{field.name}(\.[\w-]+)?\]|{field.name} =)", text, re.MULTILINE)
     ]
     assert missing == []
