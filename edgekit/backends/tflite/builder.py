@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Quant, Tensor
+from edgekit.backends.tflite.lowering.quantized import dequantize, quantize
 from edgekit.backends.tflite.onnx_graph import OnnxGraph, Quantizer
 from edgekit.backends.tflite.op import DTYPES, MAX_RANK, Op, Refusal
 from edgekit.backends.tflite.plan import Lowering, Step, make_plan, quant_after
@@ -112,6 +113,9 @@ class Builder:
     def _quantize(self, step: Step) -> None:
         name, result = step.node.inputs[0], step.node.outputs[0]
         quantizer = self.source.quantizer(step.node)
+        if not self.source.declared(step.node):
+            quantize(Op(self, step))
+            return
         if quantizer is None or quantizer.dtype != self.source.codes or len(quantizer.quant.scales) > 1:
             raise Refusal("only int8 and uint8, or only int16, with one constant scale are lowered")
         if quantizer.dtype == "int16" and quantizer.quant.zero_point:
@@ -129,6 +133,9 @@ class Builder:
     def _dequantize(self, step: Step) -> None:
         name, result = step.node.inputs[0], step.node.outputs[0]
         quantizer = self.source.quantizer(step.node)
+        if not self.source.declared(step.node):
+            dequantize(Op(self, step))
+            return
         if quantizer is None:
             raise Refusal("the parameters are not constant, or not of 4, 8, 16 or 32 bits")
         if name in self.source.constants:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Quant
+from edgekit.backends.tflite.qlinear import expand_qlinear
 from edgekit.backends.tflite.unfold import expand_functions, unfold
 from edgekit.core.packages import require
 from edgekit.errors import Reason
@@ -95,6 +96,30 @@ class OnnxGraph:
         )
         return Quantizer(quant=quant, dtype="int8" if dtype == "uint8" else dtype, shift=shift)
 
+    def declared(self, node: Node) -> bool:
+        """Whether the codes of this (de)quantizer are a tensor with a scale; else they are plain integers.
+
+        Plain: codes that enter or leave the model, computed parameters, uint8 codes (which are kept shifted)
+        that anything but their own dequantizer reads.
+        """
+        quantizer = self.quantizer(node)
+        if node.op_type == "DequantizeLinear":
+            if node.inputs[0] in self.constants:
+                return True
+            writer = self.writers.get(node.inputs[0])
+            while writer is not None and writer.op_type != "QuantizeLinear" and writer.inputs:
+                writer = self.writers.get(writer.inputs[0])
+            return writer is not None and self.quantizer(writer) == quantizer and self.declared(writer)
+        if quantizer is None or quantizer.dtype != self.codes or len(quantizer.quant.scales) > 1:
+            return False
+        readers = self.readers.get(node.outputs[0], [])
+        return node.outputs[0] not in self.outputs and all(
+            self.quantizer(reader) == quantizer
+            if reader.op_type == "DequantizeLinear"
+            else not quantizer.shift
+            for reader in readers
+        )
+
 
 def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | None, list[Reason]]:
     """Read an ONNX file. Reasons name what has no static shape or cannot be read; then the graph is None.
@@ -102,7 +127,7 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
     Function operators that are not in `whole` become their bodies, decided control flow becomes plain nodes.
     """
     onnx = require("onnx", needed_for="reading the graph to lower")
-    model = expand_functions(onnx.load(str(path)), whole)
+    model = expand_functions(expand_qlinear(onnx.load(str(path))), whole)
     while True:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         result, reasons = _read(model, onnx)

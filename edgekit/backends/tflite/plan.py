@@ -101,7 +101,7 @@ def make_plan(graph: OnnxGraph, table: Mapping[str, Lowering]) -> list[Step]:
             continue
         if node.op_type == "DequantizeLinear":
             found = graph.quantizer(node)
-            if found is not None:
+            if found is not None and graph.declared(node):
                 views[node.outputs[0]] = found.quant
         lowering = table.get(node.op_type)
         if lowering is None:
@@ -168,7 +168,7 @@ def quant_after(graph: OnnxGraph, value: str) -> Quant | None:
         return None
     found: set[Quant] = set()
     for reader in readers:
-        if reader.op_type != "QuantizeLinear" or reader.inputs[0] != value:
+        if reader.op_type != "QuantizeLinear" or reader.inputs[0] != value or not graph.declared(reader):
             return None
         quantizer = graph.quantizer(reader)
         if quantizer is None or quantizer.dtype != graph.codes or len(quantizer.quant.scales) > 1:

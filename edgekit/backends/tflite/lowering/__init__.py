@@ -18,6 +18,7 @@ from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
 from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
 from edgekit.backends.tflite.lowering.normalization import OPERATORS as NORMALIZATION
 from edgekit.backends.tflite.lowering.pooling import OPERATORS as POOLING
+from edgekit.backends.tflite.lowering.quantized import OPERATORS as QUANTIZED
 from edgekit.backends.tflite.lowering.recurrent import OPERATORS as RECURRENT
 from edgekit.backends.tflite.lowering.reduction import OPERATORS as REDUCTION
 from edgekit.backends.tflite.lowering.resize import OPERATORS as RESIZE
@@ -42,4 +43,5 @@ OPERATORS: dict[str, Lowering] = {
     **RESIZE,
     **NORMALIZATION,
     **RECURRENT,
+    **QUANTIZED,
 }
