@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.packages import require
 from edgekit.errors import Reason
@@ -16,13 +19,17 @@ __all__ = ["Rule", "Site", "broken_rules"]
 class Site:
     """One node and what is known about its surroundings.
 
-    `constants` are the names of the graph's initializers, `read` every name that a node or an output reads.
+    `constants` are the names of the graph's initializers, `read` every name that a node or an output reads,
+    `dtypes` the ONNX element types of the tensors that have one, `infinite` says whether a constant of the
+    graph holds an infinity.
     """
 
     node: Any
     attributes: dict[str, Any]
     constants: frozenset[str]
     read: frozenset[str]
+    dtypes: Mapping[str, int]
+    infinite: bool
 
     def has(self, index: int) -> bool:
         """Whether the node has this input."""
@@ -67,13 +74,26 @@ def broken_rules(graph: Any, rules: Iterable[Rule], *, engine: str) -> list[Reas
 def _sites(graph: Any, outside: frozenset[str] = frozenset()) -> Iterator[Site]:
     onnx = require("onnx")
     constants = outside | {tensor.name for tensor in graph.initializer}
-    read = _reads(graph)
+    read, dtypes = _reads(graph), _dtypes(graph)
+    infinite = any(_is_infinite(onnx.numpy_helper.to_array(t)) for t in graph.initializer)
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        yield Site(node=node, attributes=attributes, constants=constants, read=read)
+        yield Site(
+            node=node, attributes=attributes, constants=constants, read=read, dtypes=dtypes, infinite=infinite
+        )
         for value in attributes.values():
             if isinstance(value, onnx.GraphProto):
                 yield from _sites(value, constants)
+
+
+def _is_infinite(values: NDArray[Any]) -> bool:
+    return values.dtype.kind == "f" and bool(np.isinf(values).any())
+
+
+def _dtypes(graph: Any) -> dict[str, int]:
+    values = (*graph.input, *graph.value_info, *graph.output)
+    found = {v.name: v.type.tensor_type.elem_type for v in values if v.type.HasField("tensor_type")}
+    return found | {t.name: t.data_type for t in graph.initializer}
 
 
 def _reads(graph: Any) -> frozenset[str]:

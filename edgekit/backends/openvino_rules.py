@@ -15,6 +15,7 @@ __all__ = ["RULES", "SEEN_IN", "changed_ports"]
 
 SEEN_IN = "OpenVINO 2026.4.1"
 
+_DOUBLE = 11  # TensorProto.DOUBLE
 _CUBIC_ALIGNED = "cubic Resize with exclude_outside weighs the pixels at the border otherwise than ONNX"
 _BATCHWISE = "with layout=1 answers with values other than ONNX's"
 
@@ -41,6 +42,27 @@ RULES: tuple[Rule, ...] = (
         applies=lambda s: s.attributes.get("mode") == b"max",
         seen="RoiAlign with mode 'max' takes the maximum of other samples than ONNX",
         hint="use mode 'avg'",
+    ),
+    Rule(
+        op="Resize",
+        applies=lambda s: s.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch",
+        seen="Resize ignores keep_aspect_ratio_policy and stretches",
+        hint="give the sizes that keep the ratio",
+    ),
+    Rule(
+        op="Cast",
+        applies=lambda s: s.attributes.get("to") == _DOUBLE or s.dtypes.get(s.node.input[0]) == _DOUBLE,
+        seen="Cast from and to float64 turns infinities into the largest float32",
+        hint="use float32",
+    ),
+    *(
+        Rule(
+            op=op,
+            applies=lambda s: s.infinite,
+            seen=f"{op} of infinities alone is the largest float32, and this graph holds infinities",
+            hint="mask with a large finite number",
+        )
+        for op in ("ReduceMax", "ReduceMin")
     ),
     Rule(op="DFT", applies=lambda s: s.has(2), seen="DFT with an axis input transforms another axis"),
     Rule(

@@ -25,13 +25,19 @@ EXPECTED_OF_ONNX_RUNTIME = frozenset({
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One model and what it must answer: (inputs, outputs) in the order of its graph, for every data set."""
+    """One model and what it must answer: (inputs, outputs) in the order of its graph, for every data set.
+
+    `bound` replaces the bounds for single values by one on the largest difference, in absolute terms;
+    `step` is the unit in which the answers of an integer network are counted.
+    """
 
     name: str
     model: bytes
     sets: tuple[tuple[list[Any], list[Any]], ...]
     rtol: float
     atol: float
+    bound: float | None = None
+    step: float = 1.0
 
 
 def collect(folder: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,35 @@ TOLERANCE = {
 
 
 def first_difference(
-    got: dict[str, Any], expected: list[Any], *, rtol: float, atol: float, steps: int = 0
+    got: dict[str, Any],
+    expected: list[Any],
+    *,
+    rtol: float,
+    atol: float,
+    steps: int = 0,
+    bound: float | None = None,
 ) -> str:
     """What differs first, or "".
 
     A float passes within the suite's own bound on single values (`rtol`, `atol`) or within `TOLERANCE`;
-    integers must be equal, 8-bit codes within `steps`.
+    integers must be equal, 8-bit codes within `steps`. With `bound`, no float may differ by more than it.
     """
     for (name, array), wanted in zip(got.items(), expected, strict=True):
-        if found := _difference(np.asarray(array), wanted, rtol=rtol, atol=atol, steps=steps):
+        found = _difference(np.asarray(array), wanted, rtol=rtol, atol=atol, steps=steps, bound=bound)
+        if found:
             return f"{name}: {found}"
     return ""
 
 
-def _difference(got: Any, expected: Any, *, rtol: float, atol: float, steps: int) -> str:
+def step_counts(got: dict[str, Any], expected: list[Any], step: float) -> str:
+    """How many values are 0, 1, 2 … steps apart, as JSON."""
+    counts: Counter[int] = Counter()
+    for array, wanted in zip(got.values(), expected, strict=True):
+        counts.update(np.rint(np.abs(array - wanted) / step).astype(int).ravel().tolist())
+    return json.dumps(dict(sorted(counts.items())))
+
+
+def _difference(got: Any, expected: Any, *, rtol: float, atol: float, steps: int, bound: float | None) -> str:
     if not isinstance(expected, np.ndarray):
         return f"an array, expected a {type(expected).__name__}"
     if got.shape != expected.shape or got.dtype != expected.dtype:
@@ -41,12 +58,14 @@ def _difference(got: Any, expected: Any, *, rtol: float, atol: float, steps: int
         wrong = got != expected if apart is None or not allowed else apart > allowed
         return f"{np.count_nonzero(wrong)} of {wrong.size} values differ" if wrong.any() else ""
     a, b = got.astype(np.float64), expected.astype(np.float64)
-    finite = np.abs(b[np.isfinite(b)])
-    bound = TOLERANCE[expected.dtype.name] * float(finite.max(initial=0.0))
-    near = np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
-    near |= np.isclose(a, b, rtol=0.0, atol=bound, equal_nan=True)
+    if bound is None:
+        largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+        near = np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
+        near |= np.isclose(a, b, rtol=0.0, atol=TOLERANCE[expected.dtype.name] * largest, equal_nan=True)
+    else:
+        near = np.isclose(a, b, rtol=0.0, atol=bound, equal_nan=True)
     if near.all():
         return ""
     with np.errstate(invalid="ignore"):
-        largest = np.abs(a - b)[~near].max()
-    return f"{np.count_nonzero(~near)} of {near.size} values differ, by up to {largest:.3g}"
+        apart = np.abs(a - b)[~near].max()
+    return f"{np.count_nonzero(~near)} of {near.size} values differ, by up to {apart:.3g}"

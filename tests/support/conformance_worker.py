@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from conformance_cases import EXPECTED_OF_ONNX_RUNTIME, Case, read_case
-from conformance_compare import first_difference
+from conformance_compare import first_difference, step_counts
 
 from edgekit.errors import Reason, Unsupported, UsageError
 
@@ -43,7 +43,7 @@ def prepare(folder: Path, name: str) -> dict[str, Any]:
     return {"outcome": "ok"}
 
 
-def run(folder: Path, name: str, engine: str) -> dict[str, Any]:
+def run(folder: Path, name: str, engine: str, precision: Any = "float32") -> dict[str, Any]:
     """Lower the prepared case for an engine, run it, compare."""
     import onnx
 
@@ -51,28 +51,31 @@ def run(folder: Path, name: str, engine: str) -> dict[str, Any]:
     from edgekit.runtime import Session
 
     case, path = read_case(folder, name), folder / name / "model.onnx"
-    graph = onnx.load(path).graph
+    graph, apart = onnx.load(path).graph, ""
     lower = import_module(f"edgekit.backends.{engine}").lower
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         try:
-            lower(path, target=load_target(engine), precision="float32", out=out, source_digest="0" * 64)
+            lower(path, target=load_target(engine), precision=precision, out=out, source_digest="0" * 64)
         except (Unsupported, UsageError) as err:
             return _refused(err, graph)
         with Session(out, threads=1, layout="source") as session:
             for inputs, expected in case.sets:
                 feeds = dict(zip((t.name for t in session.inputs), inputs, strict=True))
                 wanted = _reference(path, feeds) if name in EXPECTED_OF_ONNX_RUNTIME else expected
+                answers = session.run(feeds)
+                apart = step_counts(answers, wanted, case.step) if precision == "int8" else ""
                 difference = first_difference(
-                    session.run(feeds),
+                    answers,
                     wanted,
                     rtol=case.rtol,
                     atol=case.atol,
                     steps=int(any(node.op_type in _QUANTIZING for node in graph.node)),
+                    bound=case.bound,
                 )
                 if difference:
                     return {"outcome": "mismatch", "detail": difference}
-    return {"outcome": "ok"}
+    return {"outcome": "ok", "detail": apart}
 
 
 def _open_shapes(graph: Any, case: Case) -> dict[str, tuple[int, ...]]:
@@ -120,7 +123,9 @@ def main(stage: str, folder: Path, answers: int) -> None:
         for line in sys.stdin:
             name = line.strip()
             try:
-                outcome = prepare(folder, name) if stage == "prepare" else run(folder, name, stage)
+                outcome = (
+                    prepare(folder, name) if stage == "prepare" else run(folder, name, *stage.split(":"))
+                )
             except Exception as err:  # whatever is not a refusal is a crash, and the next case goes on
                 detail = " ".join(str(err).split())[:300]
                 outcome = {"outcome": "crash", "detail": f"{type(err).__name__}: {detail}"}
