@@ -285,7 +285,7 @@ CONVERT = ["convert", "m.onnx", "-t", "tflite", "-o", "out"]
         ([*CONVERT, "--precison", "int8"], ["'--precison'", "did you mean '--precision'?"]),
         ([*CONVERT, "--outputt=x", "--tust"], ["did you mean '--output'?", "did you mean '--trust'?"]),
         ([*CONVERT, "--precision", "in8"], ["--precision", "'in8'", "did you mean 'int8'?"]),
-        ([*CONVERT, "-p", "bogus"], ["'bogus'", "allowed: dynamic-int8, float16, float32, int16x8, int8, weight-int4, weight-int8"]),
+        ([*CONVERT, "-p", "bogus"], ["'bogus'", "allowed: dynamic-int8, float16, float32, int16x8, int8"]),
         ([*CONVERT, "--calibration", "x", "--calibration-method", "minmx"], ["did you mean 'minmax'?"]),
         ([*CONVERT, "--calibration", "x", "--percentile", "99"], ["--calibration-method percentile"]),
         ([*CONVERT, "--calibration-count", "3", "--percentile", "99"],
