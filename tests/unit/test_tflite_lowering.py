@@ -58,14 +58,15 @@ def test_an_input_without_a_static_shape_is_a_reason(tmp_path):
 
 
 REFUSED = {
-    "three dimensions": (
-        single("Conv", (1, 2, 4, 4, 4), np.ones((2, 2, 1, 1, 1), np.float32)),
-        "3 dimensions",
+    "four dimensions": (
+        single("Conv", (1, 2, 3, 3, 3, 3), np.ones((2, 2, 1, 1, 1, 1), np.float32)),
+        "4 dimensions",
     ),
-    "computed weights": (single("Conv", IMAGE, (2, 6, 3, 3)), "weights are computed"),
-    "grouped transposed": (
-        single("ConvTranspose", IMAGE, np.ones((6, 1, 2, 2), np.float32), group=2),
-        "grouped",
+    "computed and grouped": (single("ConvTranspose", IMAGE, (6, 1, 2, 2), group=2), "groups or dilations"),
+    "computed weights of volumes": (single("Conv", (1, 2, 3, 3, 3), (2, 2, 1, 1, 1)), "weights are computed"),
+    "dropout whose mode is computed": (
+        single("Dropout", IMAGE, np.float32(0.5), ((), "bool")),
+        "training mode",
     ),
     "double precision": (single("Relu", (IMAGE, "float64")), "float64"),
     "pooling with indices": (single("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "indices"),

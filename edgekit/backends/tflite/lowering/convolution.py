@@ -1,17 +1,20 @@
-"""Conv and ConvTranspose in one and two dimensions."""
+"""Conv and ConvTranspose in one and two dimensions; three have a file of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from edgekit.backends.tflite.geometry import windows
 from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.lowering.convolution3d import block_diagonal, conv3d, conv3d_transpose
 from edgekit.backends.tflite.lowering.rules import weighted
 from edgekit.backends.tflite.lowering.weights import bias_tensor
 from edgekit.backends.tflite.op import Op, Refusal, Weight
-from edgekit.backends.tflite.plan import Lowering
+from edgekit.backends.tflite.plan import Lowering, Site
 
 __all__ = ["OPERATORS", "begin_pads", "channels_first", "channels_last", "pad_spatial"]
 
@@ -63,17 +66,38 @@ def pad_spatial(op: Op, x: Tensor, pads: tuple[tuple[int, int], tuple[int, int]]
     return op.move("PAD", x, shape, op.const(rows))
 
 
+def _kernel_shape(op: Op) -> tuple[int, ...]:
+    """The shape of the weights, a line as a picture of height 1."""
+    first, second, *kernel = op.shape(1)
+    return (first, second, *kernel) if len(kernel) == 2 else (first, second, 1, *kernel)
+
+
+def _computed(op: Op) -> bool:
+    return op.constant(1) is None
+
+
+def _filters(op: Op, weight: Weight | None, perm: tuple[int, ...]) -> Tensor:
+    """The weights in LiteRT's order of axes; computed ones (None) are transposed when the model runs."""
+    if weight is not None:
+        return op.const(weight.values, weight.quant, name=op.node.inputs[1])
+    return op.transpose(op.reshape(op.input(1), _kernel_shape(op)), perm)
+
+
+def _bias(op: Op, x: Tensor, weight: Weight | None, count: int) -> Tensor:
+    if not op.integer and op.has(2) and op.constant(2) is None:
+        return op.input(2)
+    weight = weight or Weight(values=np.zeros(0, np.float32))
+    return bias_tensor(op, 2, x=x, weight=weight, count=count)
+
+
 def conv(op: Op) -> None:
     rank = len(op.shape())
+    if rank == 5:
+        conv3d(op)
+        return
     if rank not in (3, 4):
-        raise Refusal(f"a convolution in {rank - 2} dimensions", "only 1 and 2 are lowered so far")
-    if op.constant(1) is None:
-        raise Refusal("the weights are computed", "only constant weights are lowered")
-    weight = op.weight(1)
-    if rank == 3:
-        o, i, k = weight.values.shape
-        weight = weight.reshape((o, i, 1, k), axis=0)
-    outputs, group_inputs, *kernel_dims = weight.values.shape
+        raise Refusal(f"a convolution in {rank - 2} dimensions", "1, 2 and 3 are lowered")
+    outputs, group_inputs, *kernel_dims = _kernel_shape(op)
     kernel = (kernel_dims[0], kernel_dims[1])
     group = op.attr("group", 1)
     x = channels_last(op, op.input())
@@ -88,10 +112,9 @@ def conv(op: Op) -> None:
     if place.needs_pad:
         x = pad_spatial(op, x, place.pads)
     depthwise = group > 1 and group_inputs == 1
-    weight = weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-    bias = bias_tensor(op, 2, x=x, weight=weight, count=outputs)
-    filters = op.const(weight.values, weight.quant, name=op.node.inputs[1])
-    options = {
+    perm = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
+    weight = None if _computed(op) else op.weight(1).reshape(_kernel_shape(op), axis=0).transpose(perm)
+    options: dict[str, Any] = {
         "padding": place.padding,
         "stride_h": strides[0],
         "stride_w": strides[1],
@@ -101,29 +124,25 @@ def conv(op: Op) -> None:
         **({"depth_multiplier": outputs // group} if depthwise else {}),
     }
     kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
-    y = op.emit(kind, [x, filters, bias], (shape[0], *out, outputs), **options)
-    op.result(channels_first(op, y, rank))
+    operands = [x, _filters(op, weight, perm), _bias(op, x, weight, outputs)]
+    op.result(channels_first(op, op.emit(kind, operands, (shape[0], *out, outputs), **options), rank))
 
 
 def conv_transpose(op: Op) -> None:
     """VALID with the full output, then a SLICE: SAME places some strides and kernels wrongly."""
     rank = len(op.shape())
+    if rank == 5:
+        conv3d_transpose(op)
+        return
     if rank not in (3, 4):
-        raise Refusal(f"a transposed convolution in {rank - 2} dimensions", "only 1 and 2 are lowered so far")
-    if op.constant(1) is None:
-        raise Refusal("the weights are computed", "only constant weights are lowered")
-    if op.attr("group", 1) != 1:
-        raise Refusal("a grouped transposed convolution", "split it by groups, or use Resize and Conv")
-    weight = op.weight(1)
-    if rank == 3:
-        i, o, k = weight.values.shape
-        weight = weight.reshape((i, o, 1, k), axis=1)
-    weight = _dilated(weight, plane(op.attr("dilations", (1,) * (rank - 2)), 1))
+        raise Refusal(f"a transposed convolution in {rank - 2} dimensions", "1, 2 and 3 are lowered")
+    dilations = plane(op.attr("dilations", (1,) * (rank - 2)), 1)
+    weight = _transposed_weight(op, dilations)
+    outputs, kernel = op.out_shape()[1], _kernel_shape(op)[2:]
+    kernel = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     x = channels_last(op, op.input())
     strides = plane(op.attr("strides", (1,) * (rank - 2)), 1)
-    shape = op.out_shape()
-    out = plane(shape[2:], 1)
-    _, outputs, *kernel = weight.values.shape
+    out = plane(op.out_shape()[2:], 1)
     begin = _transposed_begin(op, x, out, strides, (kernel[0], kernel[1]))
     full = [(i - 1) * s + k for i, s, k in zip(x.shape[1:3], strides, kernel, strict=True)]
     full = [max(f, b + o) for f, b, o in zip(full, begin, out, strict=True)]
@@ -131,13 +150,12 @@ def conv_transpose(op: Op) -> None:
         raise Refusal(
             "output_padding reaches a whole stride beyond the kernel", "use a smaller output_padding"
         )
-    weight = weight.transpose((1, 2, 3, 0))
-    bias = bias_tensor(op, 2, x=x, weight=weight, count=outputs)
-    filters = op.const(weight.values, weight.quant, name=op.node.inputs[1])
-    size = (shape[0], *full, outputs)
+    size = (x.shape[0], *full, outputs)
+    perm = (1, 2, 3, 0)
+    weight = None if weight is None else weight.transpose(perm)
     y = op.emit(
         "TRANSPOSE_CONV",
-        [op.indices(size), filters, x, bias],
+        [op.indices(size), _filters(op, weight, perm), x, _bias(op, x, weight, outputs)],
         size,
         padding="VALID",
         stride_h=strides[0],
@@ -145,9 +163,23 @@ def conv_transpose(op: Op) -> None:
         fused_activation_function=op.activation,
     )
     if tuple(full) != out:
-        final = (shape[0], *out, outputs)
+        final = (x.shape[0], *out, outputs)
         y = op.move("SLICE", y, final, op.indices((0, *begin, 0)), op.indices(final))
     op.result(channels_first(op, y, rank))
+
+
+def _transposed_weight(op: Op, dilations: tuple[int, int]) -> Weight | None:
+    """ONNX's (I, O, H, W) with groups and dilations written out as zeros; None when it is computed."""
+    group = op.attr("group", 1)
+    if _computed(op):
+        if group != 1 or dilations != (1, 1):
+            raise Refusal("computed weights with groups or dilations", "make the weights constant")
+        return None
+    weight = op.weight(1).reshape(_kernel_shape(op), axis=1)
+    quant = weight.quant
+    if quant is not None and len(quant.scales) > 1:
+        quant = replace(quant, scales=quant.scales * group)
+    return _dilated(Weight(values=block_diagonal(weight.values, group), quant=quant), dilations)
 
 
 def _dilated(weight: Weight, dilations: tuple[int, int]) -> Weight:
@@ -178,7 +210,12 @@ def _transposed_begin(
     return begin[0], begin[1]
 
 
+def _planar(rule: Callable[[Site], bool]) -> Callable[[Site], bool]:
+    """The rule, for lines and pictures: CONV_3D is float only."""
+    return lambda site: len(site.graph.shapes[site.node.inputs[0]]) < 5 and rule(site)
+
+
 OPERATORS = {
-    "Conv": Lowering(emit=conv, integer=weighted(lambda site: 0), fuses=True),
-    "ConvTranspose": Lowering(emit=conv_transpose, integer=weighted(lambda site: 1), fuses=True),
+    "Conv": Lowering(emit=conv, integer=_planar(weighted(lambda site: 0)), fuses=True),
+    "ConvTranspose": Lowering(emit=conv_transpose, integer=_planar(weighted(lambda site: 1)), fuses=True),
 }

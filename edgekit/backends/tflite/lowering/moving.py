@@ -28,12 +28,14 @@ def reshape(op: Op) -> None:
 
 
 def identity(op: Op) -> None:
-    if op.node.op_type == "Dropout" and len(op.node.outputs) > 1 and op.node.outputs[1]:
-        raise Refusal("Dropout with a mask output", "export the model in inference mode")
-    training = op.constant(2) if op.node.op_type == "Dropout" and op.has(2) else None
-    if training is not None and bool(training.item()):
-        raise Refusal("Dropout in training mode", "export the model in inference mode")
+    """Identity, and Dropout in inference mode, whose mask is all true."""
+    if op.node.op_type == "Dropout" and op.has(2):
+        training = op.constant(2)
+        if training is None or bool(training.item()):
+            raise Refusal("Dropout in training mode", "export the model in inference mode")
     op.result(op.input())
+    if len(op.step.outputs) > 1 and op.step.outputs[1]:
+        op.builder.values[op.step.outputs[1]] = op.const(np.ones(op.out_shape(1), bool))
 
 
 def transpose(op: Op) -> None:

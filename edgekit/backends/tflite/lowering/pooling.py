@@ -14,6 +14,7 @@ from edgekit.backends.tflite.lowering.convolution import (
     plane,
 )
 from edgekit.backends.tflite.lowering.rules import MAX_REQUANTIZATION, quantized, same_scales
+from edgekit.backends.tflite.lowering.volumes import global_lp_pool, lp_pool, pool_average, pool_largest
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering, Site
 
@@ -25,13 +26,7 @@ _NON_NEGATIVE = ("RELU", "RELU6", "LOGISTIC")
 def _windows(op: Op, x: Tensor) -> tuple[Windows, tuple[int, int], tuple[int, int], tuple[int, ...]]:
     """Placement, kernel, strides, and the shape (N, H, W, C) of the result."""
     rank = len(op.shape())
-    if rank not in (3, 4):
-        raise Refusal(f"pooling in {rank - 2} dimensions", "only 1 and 2 are lowered so far")
     spatial = rank - 2
-    if len(op.step.node.outputs) > 1 and op.step.node.outputs[1]:
-        raise Refusal("MaxPool with indices", "only the values can be lowered")
-    if max(op.attr("dilations", (1,) * spatial)) > 1:
-        raise Refusal("pooling with dilations", "use a plain window")
     kernel = plane(op.attr("kernel_shape", ()), 1)
     strides = plane(op.attr("strides", (1,) * spatial), 1)
     out = plane(op.out_shape()[2:], 1)
@@ -63,7 +58,18 @@ def _pool(
     )
 
 
+def _plain(op: Op) -> bool:
+    """Whether LiteRT has the windows: over a line or a picture, without dilations."""
+    rank = len(op.shape())
+    return rank in (3, 4) and max(op.attr("dilations", (1,))) == 1
+
+
 def max_pool(op: Op) -> None:
+    if len(op.step.node.outputs) > 1 and op.step.node.outputs[1]:
+        raise Refusal("MaxPool with indices", "only the values can be lowered")
+    if not _plain(op):
+        pool_largest(op)
+        return
     x = channels_last(op, op.input())
     place, kernel, strides, shape = _windows(op, x)
     if place.needs_pad:
@@ -102,6 +108,9 @@ def _never_negative(op: Op, name: str) -> bool:
 
 def average_pool(op: Op) -> None:
     """AVERAGE_POOL_2D in float; in integers a depthwise convolution with weights 1/n, which XNNPACK takes."""
+    if not _plain(op):
+        pool_average(op)
+        return
     x = channels_last(op, op.input())
     place, kernel, strides, shape = _windows(op, x)
     count_pads = bool(op.attr("count_include_pad", 0))
@@ -196,6 +205,8 @@ def _average_rule(site: Site) -> bool:
     attributes, x, y = site.node.attributes, site.inputs[0], site.output
     if x is None or y is None or not quantized(site, 0) or attributes.get("ceil_mode", 0):
         return False
+    if len(attributes.get("kernel_shape", ())) > 2 or max(attributes.get("dilations", (1,))) > 1:
+        return False
     padded = any(attributes.get("pads", ())) or attributes.get("auto_pad", "NOTSET").startswith("SAME")
     plain = not padded or (attributes.get("count_include_pad", 0) and any(attributes.get("pads", ())))
     kernel = attributes.get("kernel_shape", (1,))
@@ -213,5 +224,7 @@ OPERATORS = {
     "MaxPool": Lowering(emit=max_pool, integer=same_scales, moves=True),
     "AveragePool": Lowering(emit=average_pool, integer=_average_rule),
     "GlobalAveragePool": Lowering(emit=global_pool, integer=lambda site: quantized(site, 0)),
+    "LpPool": Lowering(emit=lp_pool),
+    "GlobalLpPool": Lowering(emit=global_lp_pool),
     "GlobalMaxPool": Lowering(emit=global_pool, integer=same_scales, moves=True),
 }
