@@ -86,7 +86,8 @@ def serialize(
     signature. What `about` says is in the metadata; labels follow the model as a zip archive.
     """
     graphs = graph if isinstance(graph, Mapping) else {SIGNATURE: graph}
-    return _Writer(graphs, about).bytes(description or f"edgekit {__version__}") + archive(about)
+    written = _Writer(graphs, about).view(description or f"edgekit {__version__}")
+    return b"".join((written, archive(about)))
 
 
 class _Writer:
@@ -108,7 +109,8 @@ class _Writer:
         self.numbers: dict[tuple[str, str], int] = {}
         self.table: list[Any] = []
 
-    def bytes(self, description: str) -> bytes:
+    def view(self, description: str) -> memoryview:
+        """The finished flatbuffer in the builder's own memory: no copy of the weights beyond that one."""
         s = self.schema
         subgraphs, signatures = [], []
         for index, (key, graph) in enumerate(self.graphs.items()):
@@ -131,9 +133,17 @@ class _Writer:
                 f"the constants take {total} bytes, a .tflite file holds at most {_LIMIT_BYTES}",
                 hint="use precision float16 or int8",
             )
-        builder = self.flatbuffers.Builder(1024 + total)
+        builder = self.flatbuffers.Builder(total + self._tables_bytes())
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return memoryview(builder.Bytes)[builder.Head() :]
+
+    def _tables_bytes(self) -> int:
+        """An upper estimate of everything but the constants: a builder that must grow doubles, and copies."""
+        tensors = [tensor for graph in self.graphs.values() for op in graph.operators
+                   for tensor in (*op.inputs, *op.outputs) if tensor is not None]  # fmt: skip
+        scales = sum(len(tensor.quant.scales) for tensor in tensors if tensor.quant is not None)
+        names = sum(4 * len(tensor.name) for tensor in tensors)
+        return (1 << 16) + 512 * len(tensors) + 12 * scales + names
 
     def _subgraph(self, graph: Graph, *, name: str) -> Any:
         for port in (*graph.inputs, *graph.outputs):
@@ -238,7 +248,7 @@ class _Writer:
     def _buffer(self, data: Array) -> int:
         if data.size == 0:
             return 0
-        key = (hashlib.sha256(data.tobytes()).digest(), data.nbytes)
+        key = (hashlib.sha256(_raw(data)).digest(), data.nbytes)
         if key not in self.buffer_index:
             self.buffer_index[key] = len(self.buffers)
             self.buffers.append(data)
@@ -265,7 +275,7 @@ class _AlignedBuffer:
     def Pack(self, builder: Any) -> Any:  # noqa: N802 - the name the generated classes call
         offset = None
         if self.data is not None:
-            raw = np.ascontiguousarray(self.data).tobytes()
+            raw = _raw(self.data)
             builder.StartVector(1, len(raw), _ALIGNMENT)
             builder.head = builder.head - len(raw)
             builder.Bytes[builder.head : builder.head + len(raw)] = raw
@@ -274,6 +284,11 @@ class _AlignedBuffer:
         if offset is not None:
             self.schema.BufferAddData(builder, offset)
         return self.schema.BufferEnd(builder)
+
+
+def _raw(data: Array) -> memoryview:
+    """The bytes of an array, not copied where it is contiguous."""
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
 
 
 def _int32(values: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
