@@ -7,13 +7,15 @@ that may change and the sizes at which the source has proven that the graph foll
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from edgekit.core.codec import decode, encode
 
-__all__ = ["Dynamic", "dynamic_of", "set_dynamic"]
+__all__ = ["Dynamic", "dynamic_of", "is_dynamic", "set_dynamic"]
 
 _KEY = "edgekit.dynamic"
 
@@ -64,6 +66,12 @@ class Dynamic:
             for name, known in self.sizes.items()
         }
         return replace(self, sizes=sizes)
+
+
+def is_dynamic(path: Path) -> bool:
+    """Whether an ONNX file may have dynamic dimensions, without reading it into memory."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_KEY.encode()) >= 0
 
 
 def dynamic_of(model: Any) -> Dynamic | None:

@@ -10,9 +10,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tflite_models import feeds, invoke, lowered, reference, relative_error
+from tflite_models import feeds, invoke, lowered, reference, relative_error, single
 from tflite_networks import NETWORKS
 
+from edgekit.backends.tflite.runtime_version import OLDEST, RELEASES
 from edgekit.core.about import About
 from edgekit.core.samples.spec import ImageOptions
 from edgekit.runtime import Session
@@ -81,6 +82,27 @@ def test_the_signature_has_the_names_of_the_source(described):
     }
 
 
+def test_the_file_names_the_oldest_runtime_that_has_its_operators(described, tmp_path):
+    def stated(artifact):
+        value = entry(content(artifact), b"min_runtime_version")
+        assert len(value) == 16
+        return value.rstrip(b"\0").decode()
+
+    assert stated(described) == "2.2.0"
+    assert stated(lowered(single("Gelu", (1, 4)), tmp_path)) == "2.9.0"
+
+
+def test_the_table_of_releases_goes_up_in_releases_and_in_versions():
+    releases = [tuple(map(int, name.split("."))) for name in (OLDEST, *RELEASES)]
+    assert releases == sorted(set(releases))
+    known = {}
+    for brought in RELEASES.values():
+        for word in brought.split():
+            kind, _, version = word.partition(":")
+            assert int(version) > known.get(kind, 0), word
+            known[kind] = int(version)
+
+
 def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path, root, need):
     need("ai_edge_litert")
     script = (
@@ -146,10 +168,15 @@ def test_a_model_of_which_nothing_is_known_has_no_labels_and_no_normalization(tm
     assert subgraph.tables(3)[0].tables(6) == []
 
 
-def _metadata(data: bytes) -> bytes:
+def entry(data: bytes, name: bytes) -> bytes:
     model = parsed(data)
-    entries = {model.Metadata(i).Name(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
-    found = model.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
+    metadata = [model.Metadata(i) for i in range(model.MetadataLength())]
+    (buffer,) = [m.Buffer() for m in metadata if m.Name() == name]
+    return model.Buffers(buffer).DataAsNumpy().tobytes()
+
+
+def _metadata(data: bytes) -> bytes:
+    found = entry(data, b"TFLITE_METADATA")
     assert found[4:8] == b"M001"
     return found
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgekit.backends.dynamic import fixed_at
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Tensor
-from edgekit.core.dynamic import Dynamic, dynamic_of
+from edgekit.core.dynamic import Dynamic, dynamic_of, is_dynamic
 from edgekit.core.packages import require
 from edgekit.errors import Reason
 
@@ -35,11 +35,13 @@ def build_in_every_size(model: Path, build: Build) -> tuple[Graph, list[Reason],
     another graph where those that change by 32 do not. The returned `Dynamic` has the steps that hold.
     """
     graph, reasons = build(model)
+    if reasons or not is_dynamic(model):
+        return graph, reasons, None
     onnx = require("onnx", needed_for="reading the graph to lower")
     source = onnx.load(str(model))
     dynamic = dynamic_of(source)
-    if dynamic is None or reasons:
-        return graph, reasons, dynamic
+    if dynamic is None:
+        return graph, [], None
     first: list[Reason] = []
     for factor in _FACTORS if set(dynamic.sizes) - dynamic.batches else _FACTORS[:1]:
         coarse = dynamic.coarser(factor)

@@ -13,9 +13,9 @@ from edgekit.backends.tflite.ir import Graph
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
-from edgekit.core.dynamic import dynamic_of
+from edgekit.core.dynamic import is_dynamic
 from edgekit.core.files import atomic_file, digest_file, digest_json
-from edgekit.core.packages import installed_version, require
+from edgekit.core.packages import installed_version
 from edgekit.core.target import Precision, Target
 from edgekit.errors import Reason, Unsupported, UsageError
 from edgekit.runtime.manifest import SignatureIO
@@ -24,11 +24,11 @@ __all__ = ["lower_signatures"]
 
 
 def lower_signatures(
-    models: Mapping[str, Path],
+    models: Mapping[str, str | Path],
     *,
     target: Target,
     precision: Precision,
-    out: Path,
+    out: str | Path,
     quantized_io: bool = False,
     about: About = NOTHING,
 ) -> Artifact:
@@ -41,12 +41,12 @@ def lower_signatures(
     """
     if not models or not all(models):
         raise UsageError(f"signatures need names and models, got {sorted(models)}")
+    paths, out = {name: Path(path) for name, path in models.items()}, Path(out)
     reasons = refusal(target, precision)
     graphs: dict[str, Graph] = {}
-    onnx = require("onnx", needed_for="reading the graphs to lower")
-    for name, path in models.items() if not reasons else ():
+    for name, path in paths.items() if not reasons else ():
         graphs[name], found = build_graph(path, target=target, precision=precision, quantized_io=quantized_io)
-        if dynamic_of(onnx.load(str(path), load_external_data=False)) is not None:
+        if is_dynamic(path):
             hint = "read each model in the sizes it needs, as signatures of their own"
             found = [*found, Reason(why="dynamic dimensions are for files of one signature", hint=hint)]
         reasons += [
@@ -73,7 +73,7 @@ def lower_signatures(
         model=MODEL_NAME,
         inputs=first.inputs,
         outputs=first.outputs,
-        source_digest=digest_json({name: digest_file(path) for name, path in models.items()}),
+        source_digest=digest_json({name: digest_file(path) for name, path in paths.items()}),
         about=about,
         signatures=signatures,
         versions={"ai-edge-litert": installed_version("ai-edge-litert")},

@@ -15,6 +15,7 @@ import numpy as np
 from edgekit import __version__
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Tensor
 from edgekit.backends.tflite.metadata import METADATA_NAME, archive, model_metadata
+from edgekit.backends.tflite.runtime_version import minimum_runtime
 from edgekit.backends.tflite.versions import operator_version
 from edgekit.core.about import NOTHING, About
 from edgekit.core.packages import require
@@ -117,7 +118,7 @@ class _Writer:
             self._begin()
             subgraphs.append(self._subgraph(graph, name=key if index else "main"))
             signatures.append(self._signature(graph, key, index))
-        metadata = [self._metadata()]
+        metadata = [self._minimum_runtime(), self._metadata()]
         model = s.ModelT(
             version=3,
             operatorCodes=[self._code(kind, version) for kind, version in self.codes],
@@ -156,6 +157,12 @@ class _Writer:
             operators=operators,
             name=name,
         )
+
+    def _minimum_runtime(self) -> Any:
+        """Readers expect 16 bytes, the text and zeros."""
+        content = minimum_runtime(self.codes).encode().ljust(16, b"\0")
+        buffer = self._buffer(np.frombuffer(content, np.uint8))
+        return self.schema.MetadataT(name="min_runtime_version", buffer=buffer)
 
     def _metadata(self) -> Any:
         content = model_metadata(list(self.graphs.values()), self.about, name="model")

@@ -1,0 +1,65 @@
+"""The oldest runtime that has every operator of a file in the version it uses.
+
+Source: LiteRT's table of operator versions and releases
+(tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc), from release 2.3 on; what is older counts
+as 2.2.0, which runs it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["OLDEST", "RELEASES", "minimum_runtime"]
+
+OLDEST = "2.2.0"
+
+# Release -> the operator versions that came with it.
+RELEASES = {
+    "2.3.0": "AVERAGE_POOL_2D:3 BATCH_MATMUL:1 BATCH_TO_SPACE_ND:3 CONCATENATION:3 CONV_2D:4 "
+    "DEPTHWISE_CONV_2D:5 DIV:2 EQUAL:3 FILL:2 FULLY_CONNECTED:7 GATHER_ND:2 LEAKY_RELU:2 LOGISTIC:3 LSTM:4 "
+    "MAXIMUM:3 MAX_POOL_2D:3 MINIMUM:3 MIRROR_PAD:2 MUL:4 NOT_EQUAL:3 PACK:3 RESIZE_NEAREST_NEIGHBOR:3 "
+    "SOFTMAX:3 SPACE_TO_BATCH_ND:3 SPLIT:4 SPLIT_V:2 SUB:3 SVDF:4 TANH:3 TRANSPOSE:4 TRANSPOSE_CONV:3 "
+    "UNIDIRECTIONAL_SEQUENCE_LSTM:3 UNPACK:4",
+    "2.4.0": "ABS:2 ADD:3 BATCH_MATMUL:3 CONV_2D:5 CUMSUM:1 GATHER:4 MEAN:3 PAD:3 PADV2:3 "
+    "RESIZE_NEAREST_NEIGHBOR:4 SLICE:4 SUB:4 TRANSPOSE:5",
+    "2.5.0": "ABS:3 BATCH_MATMUL:4 BROADCAST_TO:2 CALL_ONCE:1 CONV_3D:1 DEPTH_TO_SPACE:2 FILL:3 GATHER:5 "
+    "GATHER_ND:3 REDUCE_MAX:3 REDUCE_MIN:3 RELU:3 RELU6:3 RESIZE_BILINEAR:4 REVERSE_V2:3 RFFT2D:1 RSQRT:2 "
+    "SLICE:5 SQUARED_DIFFERENCE:2 SQUEEZE:2 STRIDED_SLICE:5",
+    "2.6.0": "ABS:4 ADD:4 ASSIGN_VARIABLE:1 BROADCAST_ARGS:1 CONV_3D_TRANSPOSE:1 MUL:5 PAD:4 PADV2:4 "
+    "READ_VARIABLE:1 REDUCE_ALL:1 REDUCE_PROD:2 STRIDED_SLICE:6 VAR_HANDLE:1",
+    "2.7.0": "CAST:2 DEQUANTIZE:5 QUANTIZE:3",
+    "2.8.0": "BUCKETIZE:1 CAST:3 TILE:3 WHERE:2",
+    "2.9.0": "ARG_MAX:3 ARG_MIN:3 CAST:4 CONV_2D:6 DYNAMIC_UPDATE_SLICE:1 GELU:1",
+    "2.10.0": "ATAN2:1 RELU_0_TO_1:1 UNSORTED_SEGMENT_MAX:1 UNSORTED_SEGMENT_PROD:1 UNSORTED_SEGMENT_SUM:1",
+    "2.11.0": "CONV_2D:7 DEPTHWISE_CONV_2D:7 FULLY_CONNECTED:10 MUL:6 SIGN:1 UNSORTED_SEGMENT_MIN:1",
+    "2.12.0": "ABS:5 BATCH_TO_SPACE_ND:4 CAST:5 EXP:2 FILL:4 MIRROR_PAD:3 SELECT_V2:2 SIGN:2 "
+    "SPACE_TO_BATCH_ND:4 TRANSPOSE:6 UNIDIRECTIONAL_SEQUENCE_LSTM:4",
+    "2.13.0": "ADD:5 BITCAST:1 BITWISE_XOR:1 EQUAL:4 FLOOR_DIV:3 FLOOR_MOD:2 GATHER:6 GATHER_ND:4 "
+    "GREATER_EQUAL:3 LESS:3 MUL:7 PACK:4 RIGHT_SHIFT:1 TOPK_V2:3 TRANSPOSE_CONV:4",
+    "2.14.0": "CONCATENATION:4 RANGE:2 SLICE:6 STRIDED_SLICE:7",
+    "2.15.0": "CAST:6 CONV_2D:8 DILATE:1 FULLY_CONNECTED:11 GATHER:7 LOG:2 REDUCE_WINDOW:1 RSQRT:3 "
+    "TRANSPOSE:7 TRANSPOSE_CONV:5",
+    "2.16.0": "GATHER_ND:5",
+    "2.17.0": "CAST:7 DYNAMIC_UPDATE_SLICE:2 FULLY_CONNECTED:12 STABLEHLO_COMPOSITE:1",
+    "2.18.0": "DEQUANTIZE:6 FULLY_CONNECTED:13",
+    "2.19.0": "DYNAMIC_UPDATE_SLICE:3",
+    "2.20.0": "DYNAMIC_UPDATE_SLICE:4 PAD:5 PADV2:5",
+    "2.21.0": "CAST:8 CONCATENATION:5 DEQUANTIZE:7 DYNAMIC_UPDATE_SLICE:5 EQUAL:5 FULLY_CONNECTED:14 "
+    "NOT_EQUAL:4 QUANTIZE:4 SLICE:7 SQRT:2",
+    "2.22.0": "DEQUANTIZE:8 DYNAMIC_UPDATE_SLICE:6 TRANSPOSE:8 UNPACK:5",
+    "2.23.0": "ADD:6 MUL:8",
+}
+
+
+def minimum_runtime(codes: Iterable[tuple[str, int]]) -> str:
+    """The oldest release for these (operator, version) pairs, such as "2.9.0"."""
+    used = dict[str, int]()
+    for kind, version in codes:
+        used[kind] = max(version, used.get(kind, 0))
+    oldest = OLDEST
+    for release, brought in RELEASES.items():
+        for word in brought.split():
+            kind, _, since = word.partition(":")
+            if used.get(kind, 0) >= int(since):
+                oldest = release
+    return oldest
