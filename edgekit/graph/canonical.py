@@ -25,6 +25,7 @@ from edgekit.graph import (
     lift_constants,
     name_nodes,
     random_operators,
+    restore_gelu,
     restore_hardswish,
     restore_softmax,
     simplify,
@@ -68,7 +69,7 @@ def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
         result = simplify.apply(model)
         model, notes = result.model, result.notes
     model = _tidied(fold_constants.apply(_tidied(model)).model)
-    for fold in (fold_batchnorm, restore_hardswish, fold_affine, fold_batchnorm):
+    for fold in (fold_batchnorm, restore_gelu, restore_hardswish, fold_affine, fold_batchnorm):
         model = fold.apply(model).model
     model = _tidied(strip_metadata.apply(model).model)
     if random := random_operators.random_nodes(model):
