@@ -47,6 +47,7 @@ def open(  # the verb of the command line; the builtin is not used here
     state: str | Path = "",
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Mapping[str, Sequence[str]] | None = None,
     on_event: Listener = silent,
 ) -> Model:
     """Read a trained model into canonical ONNX in the new folder `out`, and prove the reading.
@@ -54,7 +55,7 @@ def open(  # the verb of the command line; the builtin is not used here
     Raises `UsageError` for a source that is wrong or not trusted, `Unsupported` for one that cannot be read
     faithfully.
     """
-    options = _source(source, state, trust, shapes)
+    options = _source(source, state, trust, shapes, dynamic)
     place = Path(out)
     with new_folder(place) as folder:
         model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))

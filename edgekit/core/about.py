@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.core.codec import encode
+from edgekit.core.model import Signature
 from edgekit.core.recipe import DataSource, Recipe
 from edgekit.core.samples.spec import ArrayOptions, ImageOptions, SampleSpec, load_spec
 from edgekit.errors import UsageError
 
-__all__ = ["NOTHING", "About", "read_about"]
+__all__ = ["NOTHING", "About", "check_labels", "read_about"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,17 @@ def read_about(recipe: Recipe) -> About:
     for spec in _specs(recipe):
         return About(labels=labels, image=spec.image, array=spec.array, summary=spec.summary)
     return About(labels=labels)
+
+
+def check_labels(about: About, signature: Signature) -> None:
+    """Refuse labels of which no output of the model has as many: `UsageError` with what there is."""
+    if not about.labels or any(s.shape and s.shape[-1] == len(about.labels) for s in signature.outputs):
+        return
+    raise UsageError(
+        f"{len(about.labels)} labels were given, no output has as many classes in its last dimension",
+        where="labels",
+        hint="the outputs are " + ", ".join(map(str, signature.outputs)),
+    )
 
 
 def _specs(recipe: Recipe) -> Iterator[SampleSpec]:

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgekit import __version__
-from edgekit.core.about import About, read_about
+from edgekit.core.about import About, check_labels, read_about
 from edgekit.core.arrays import load_arrays, save_arrays
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.core.codec import encode
@@ -53,6 +53,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         work = Path(folder)
         (work / "model").mkdir()
         model = read_model(recipe.source, out=work / "model", runner=runner, simplify=recipe.simplify)
+        check_labels(about, model.signature)
         _check_samples(recipe, model)
         job = _Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
         graphs = _quantized_graphs(job, targets)
