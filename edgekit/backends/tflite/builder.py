@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
+from edgekit.backends.tflite.constants import Constants
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Port, Quant, Tensor
 from edgekit.backends.tflite.lowering.quantized import dequantize, quantize
 from edgekit.backends.tflite.onnx_graph import OnnxGraph, Quantizer
@@ -27,6 +29,7 @@ class Builder:
         self, source: OnnxGraph, table: Mapping[str, Lowering], *, quantized_io: bool = False
     ) -> None:
         self.source = source
+        self.constants = source.constants = Constants(source.constants)
         self.table = table
         self.quantized_io = quantized_io
         self.graph = Graph()
@@ -140,7 +143,8 @@ class Builder:
             raise Refusal("the parameters are not constant, or not of 4, 8, 16 or 32 bits")
         if name in self.source.constants:
             codes = self.source.constants[name]
-            self.source.constants[result] = _dequantized(codes, quantizer.quant, quantizer.shift)
+            floats = partial(_dequantized, codes, quantizer.quant, quantizer.shift)
+            self.constants.defer(result, floats, codes)
             self.stored[result] = quantizer
             return
         known = self.values.get(name)

@@ -18,6 +18,7 @@ from edgekit.errors import Reason
 __all__ = ["Node", "OnnxGraph", "Quantizer", "read_graph"]
 
 _CODES = ("int4", "int8", "uint8", "int16", "int32")
+_WEIGHT_BYTES = 4096  # more than any shape, scale or list of axes takes
 _FOLD_LIMIT = 1 << 24  # elements: a larger constant result is left to the engine's own arithmetic
 
 
@@ -129,7 +130,7 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
     onnx = require("onnx", needed_for="reading the graph to lower")
     model = expand_functions(expand_qlinear(onnx.load(str(path))), whole)
     while True:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = _with_shapes(model, onnx)
         result, reasons = _read(model, onnx)
         model, unfolded = unfold(model, result.constants, result.shapes)
         if unfolded:
@@ -137,6 +138,21 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
         elif not reasons or not _bake(model, result, onnx):
             break
     return (None, reasons) if reasons else (result, [])
+
+
+def _with_shapes(model: Any, onnx: Any) -> Any:
+    """Shape inference, which copies the whole file several times, on the file without its weights."""
+    kinds = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "INT8", "UINT8")}
+    weights = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in kinds and len(tensor.raw_data) > _WEIGHT_BYTES:
+            weights[tensor.name] = tensor.raw_data
+            tensor.ClearField("raw_data")
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = weights.pop(tensor.name)
+    return model
 
 
 def _bake(model: Any, result: OnnxGraph, onnx: Any) -> bool:
