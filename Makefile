@@ -3,7 +3,7 @@
 #   make test          lint and the whole test suite
 #   make lint          ruff, mypy --strict, import layers
 #   make bench         the benchmarks, each prints JSON
-#   make conformance   the long operator sweep
+#   make conformance   every operator case through every engine, its table, and many random graphs
 #   make clean         remove .venv and what was built
 # PYTHON=python3.12 picks another interpreter.
 
@@ -45,7 +45,11 @@ lint: $(TOOLS)
 test: lint
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not conformance"
 
+# Prints the table of refused cases and writes it, with every outcome, to tests/conformance. A case that was ok
+# and is refused now fails; ACCEPT=1 writes the files all the same.
 conformance: $(TOOLS)
+	@$(BIN)/python tests/support/conformance_table.py $(if $(ACCEPT),--accept)
+	@$(BIN)/python tests/support/conformance_int8.py
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m conformance
 
 bench: $(TOOLS)
