@@ -80,7 +80,7 @@ _ENUMS = {
 
 def serialize(
     graph: Graph | Mapping[str, Graph], *, description: str = "", about: About = NOTHING
-) -> bytes:
+) -> bytes | memoryview:
     """The bytes of a .tflite file. Tensors are named after the ONNX values they hold.
 
     Several graphs become subgraphs of one file that share its constants, each with its key as the name of its
@@ -88,7 +88,8 @@ def serialize(
     """
     graphs = graph if isinstance(graph, Mapping) else {SIGNATURE: graph}
     written = _Writer(graphs, about).view(description or f"edgekit {__version__}")
-    return b"".join((written, archive(about)))
+    labels = archive(about)
+    return b"".join((written, labels)) if labels else written
 
 
 class _Writer:
