@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["apply"]
 
+_DOMAIN = "edgekit.expanded"
+
 
 def apply(model: ModelProto) -> PassResult:
     """Replace what the canonical opset cannot say by what it can.
@@ -42,10 +44,39 @@ def apply(model: ModelProto) -> PassResult:
                 model = onnx.inliner.inline_selected_functions(
                     model, [("", name)], inline_schema_functions=True
                 )
-            except RuntimeError:
-                continue
+            except RuntimeError:  # it asks for the type of inputs that are left out
+                model = _inlined_by_schema(model, name)
         for node in [n for n in model.graph.node if n.op_type == "Constant" and not n.attribute]:
             model.graph.node.remove(node)  # an attribute that was not given, in a body that does not use it
+
+
+def _inlined_by_schema(model: ModelProto, name: str) -> ModelProto:
+    """The nodes of one operator by the bodies its schema gives for them, as functions of the model's own."""
+    onnx = require("onnx")
+    version = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    schema = onnx.defs.get_schema(name, version, "")
+    graph = model.graph
+    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+    for tensor in graph.initializer:
+        types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+    blank = onnx.TypeProto()
+    for index, node in enumerate(n for n in graph.node if n.op_type == name):
+        given = [types.get(one, blank).SerializeToString() for one in node.input]
+        body = schema.get_context_dependent_function(node.SerializeToString(), given)
+        if not body:
+            continue
+        function = onnx.FunctionProto.FromString(body)
+        function.domain, function.name = _DOMAIN, f"{name}{index}"
+        node.domain, node.op_type = function.domain, function.name
+        model.functions.append(function)
+    if not model.functions:
+        return model
+    model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
+    inlined: ModelProto = onnx.inliner.inline_local_functions(model)
+    left = [o for o in inlined.opset_import if o.domain != _DOMAIN]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(left)
+    return inlined
 
 
 def _folded(model: ModelProto) -> ModelProto:

@@ -18,6 +18,11 @@ CASES = {
     "attention": ("Attention", [(1, 2, 3, 4)] * 3, {}),
     "causal attention": ("Attention", [(1, 2, 3, 4)] * 3, {"is_causal": 1}),
     "attention with a mask": ("Attention", [(1, 2, 3, 4)] * 3 + [(3, 3)], {"scale": 0.3}),
+    "attention with inputs left out": (
+        "Attention",
+        [(1, 2, 3, 4)] * 3 + [None] + [(1, 2, 5, 4)] * 2,
+        {"is_causal": 1},
+    ),
     "grouped queries": ("Attention", [(1, 4, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)], {}),
     "attention of three dimensions": ("Attention", [(1, 3, 8)] * 3, {"q_num_heads": 2, "kv_num_heads": 2}),
     "rms normalization": ("RMSNormalization", [(2, 3, 8), (8,)], {}),
@@ -31,10 +36,12 @@ CASES = {
 
 
 def model_of(op, shapes, attributes):
-    names = [f"x{i}" for i in range(len(shapes))]
+    names = ["" if shape is None else f"x{i}" for i, shape in enumerate(shapes)]
     node = helper.make_node(op, names, ["y"], name="node", **attributes)
     inputs = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip(names, shapes, strict=True)
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in zip(names, shapes, strict=True)
+        if n
     ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "test", inputs, [output])

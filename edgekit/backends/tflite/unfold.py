@@ -19,6 +19,7 @@ __all__ = ["MAX_NODES", "MAX_TRIPS", "expand_functions", "unfold"]
 
 MAX_TRIPS = 256
 MAX_NODES = 8192  # that one Loop or Scan may become
+_KEPT = {"Range"}  # its body is a Loop; of constants it is folded
 _OLDEST_OPSET = 13  # Unsqueeze takes its axes as an input
 
 
@@ -33,8 +34,9 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
     tried: set[str] = set()
     while True:
         opset = _opset(model)
-        found = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx")} - {*whole} - tried
-        names = [name for name in sorted(found) if _is_function(name, opset)]
+        found = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx")}
+        unknown = found - {*whole} - _KEPT - tried
+        names = [name for name in sorted(unknown) if _is_function(name, opset)]
         if not names:
             return model
         tried.update(names)
@@ -231,7 +233,7 @@ def _scan(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Nodes | None:
     scans = int(get["num_scan_inputs"])
     count = len(node.input) - scans
     inputs = list(node.input[count:])
-    if any(name not in shapes for name in inputs):
+    if len(body.input) != len(node.input) or any(name not in shapes for name in inputs):
         return None
     axes = [
         axis % len(shapes[n]) for n, axis in zip(inputs, get.get("scan_input_axes", [0] * scans), strict=True)
