@@ -125,6 +125,10 @@ class Op:
         """The values of input `index` when it is constant (dequantized when it is quantized)."""
         return self.builder.source.constants.get(self.node.inputs[index]) if self.has(index) else None
 
+    def known(self, index: int) -> bool:
+        """Whether input `index` is constant; floats of a quantized one are not computed for the question."""
+        return self.has(index) and self.node.inputs[index] in self.builder.source.constants
+
     def ints(self, index: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
         """Input `index` as constant whole numbers; refuses when it is computed."""
         if not self.has(index) and default is not None:

@@ -73,7 +73,7 @@ def _kernel_shape(op: Op) -> tuple[int, ...]:
 
 
 def _computed(op: Op) -> bool:
-    return op.constant(1) is None
+    return not op.known(1)
 
 
 def _filters(op: Op, weight: Weight | None, perm: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ def gemm(op: Op) -> None:
     x = op.input()
     if op.attr("transA", 0):
         x = op.transpose(x, (1, 0))
-    if op.constant(1) is None:
+    if not op.known(1):
         _computed_gemm(op, x, alpha, beta)
         return
     weight = op.weight(1)
