@@ -101,6 +101,16 @@ def branch(taken):
     return shaped(nodes, {"x": (2, 5)}, {"y": (2, 5)}, {"seven": np.int64(7), "one": np.int64(1)})
 
 
+def choice(shape=(2, 5)):
+    """A condition that is computed; the branches have the same or another shape."""
+    then = body([helper.make_node("Relu", ["x"], ["v"])], [], ["v"], (2, 5))
+    kind = "Neg" if shape == (2, 5) else "ReduceSum"
+    other = body([helper.make_node(kind, ["x"], ["v"])], [], ["v"], shape)
+    node = helper.make_node("If", ["c"], ["y"], name="node", then_branch=then, else_branch=other)
+    sign = helper.make_node("Greater", ["b", "zero"], ["c"])
+    return shaped([sign, node], {"x": (2, 5), "b": (1,)}, {"y": (2, 5)}, {"zero": np.float32(0)})
+
+
 CONTROL = {
     "Loop": loop(),
     "Scan": scan(0),
@@ -127,6 +137,21 @@ def test_a_function_operator_runs_as_its_body(case, tmp_path, need):
 def test_decided_control_flow_runs_as_plain_nodes(case, tmp_path, need):
     need("ai_edge_litert")
     compare(CONTROL[case], tmp_path)
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_a_computed_condition_chooses_between_branches_of_one_shape(condition, tmp_path, need):
+    need("ai_edge_litert")
+    model = choice()
+    values = {"x": feeds(model)["x"], "b": np.float32([1 if condition else -1])}
+    ran = invoke(lowered(model, tmp_path, layout="source"), values)
+    np.testing.assert_array_equal(ran.outputs["y"], reference(model, values)["y"])
+
+
+def test_a_computed_condition_between_branches_of_two_shapes_is_refused(tmp_path):
+    onnx.save(choice((1, 1)), tmp_path / "model.onnx")
+    reasons = why_not(tmp_path / "model.onnx", load_target("tflite"), "float32")
+    assert any(reason.node == "node" and "branches differ in shape" in reason.why for reason in reasons)
 
 
 def test_an_operator_with_a_lowering_of_its_own_stays_whole():

@@ -19,6 +19,7 @@ __all__ = ["MAX_NODES", "MAX_TRIPS", "expand_functions", "unfold"]
 
 MAX_TRIPS = 256
 MAX_NODES = 8192  # that one Loop or Scan may become
+MAX_CHOICE = 64  # nodes of an If on a computed condition: all of them run
 _KEPT = {"Range"}  # its body is a Loop; of constants it is folded
 _OLDEST_OPSET = 13  # Unsqueeze takes its axes as an input
 
@@ -96,8 +97,9 @@ def _unfolded(
 ) -> _Nodes | None:
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type == "If" and node.input[0] in constants:
-        return _branch(node, bool(constants[node.input[0]].all()))
+    if node.op_type == "If":
+        known = constants.get(node.input[0])
+        return _both_branches(node) if known is None else _branch(node, bool(known.all()))
     if node.op_type == "Loop":
         return _loop(node, constants)
     if node.op_type == "Scan":
@@ -179,6 +181,31 @@ def _branch(node: Any, condition: bool) -> _Nodes:
         if name:
             made.add("Identity", [result], name)
     return made
+
+
+def _both_branches(node: Any) -> _Nodes | None:
+    """Both branches and a choice between their results: nodes have no effects, so that means the same."""
+    branches = [_graph(node, name) for name in ("then_branch", "else_branch")]
+    shapes = [[_static_type(value) for value in branch.output] for branch in branches]
+    if shapes[0] != shapes[1] or None in shapes[0] or sum(len(b.node) for b in branches) > MAX_CHOICE:
+        return None
+    made = _Nodes(node)
+    scalar = made.constant("scalar", np.zeros(0, np.int64))
+    condition = made.add("Reshape", [node.input[0], scalar], f"{made.prefix}/condition")
+    results = [made.inline(b, {}, place) for b, place in zip(branches, ("then/", "else/"), strict=True)]
+    for name, then, other in zip(node.output, *results, strict=True):
+        if name:
+            made.add("Where", [condition, then, other], name)
+    return made
+
+
+def _static_type(value: Any) -> tuple[int, tuple[int, ...]] | None:
+    """The element type and shape of a value; None when they are not written down."""
+    kind = value.type.tensor_type
+    dims = kind.shape.dim
+    if not kind.HasField("shape") or not all(d.HasField("dim_value") for d in dims):
+        return None
+    return int(kind.elem_type), tuple(int(d.dim_value) for d in dims)
 
 
 def _loop(node: Any, constants: Mapping[str, Array]) -> _Nodes | None:

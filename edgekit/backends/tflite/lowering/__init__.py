@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edgekit.backends.tflite.lowering.activation import OPERATORS as ACTIVATION
 from edgekit.backends.tflite.lowering.bitwise import OPERATORS as BITWISE
+from edgekit.backends.tflite.lowering.control import OPERATORS as CONTROL
 from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTION
 from edgekit.backends.tflite.lowering.einsum import OPERATORS as EINSUM
 from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
@@ -44,4 +45,5 @@ OPERATORS: dict[str, Lowering] = {
     **NORMALIZATION,
     **RECURRENT,
     **QUANTIZED,
+    **CONTROL,
 }
