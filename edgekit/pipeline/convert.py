@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
@@ -301,6 +302,8 @@ def _check(
         with Worker(engine=artifact.manifest.engine, label=label, deadline_s=job.recipe.deadline_s) as worker:
             worker.load(artifact.folder, threads=1, layout="source")
             worker.run(example)
+            if artifact.manifest.dynamic:
+                worker.run(_in_the_next_size(artifact, example))
             matrix = [layer for layer in worker.layers() if layer.matrix]
     except Unsupported as err:
         reasons = tuple(str(r) for r in err.reasons) or (err.message,)
@@ -316,6 +319,19 @@ def _check(
         integer_share=len(integer) / len(matrix) if matrix else None,
         float_nodes=tuple(in_float) if entry.precision in INTEGER else (),
     )
+
+
+def _in_the_next_size(artifact: Artifact, example: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The example repeated to the next size of every dynamic dimension, in the source's layout."""
+    larger = {}
+    for port in artifact.manifest.inputs:
+        shape = list(example[port.name].shape)
+        for position, dim in enumerate(port.shape):
+            if isinstance(dim, str) and (known := artifact.manifest.dynamic.get(dim)):
+                axis = port.axes[position] if port.axes else position
+                shape[axis] = known["size"] + known["step"]
+        larger[port.name] = np.resize(example[port.name], shape)
+    return larger
 
 
 def _raise_if_nothing_was_made(entries: list[ArtifactReport]) -> None:
