@@ -14,6 +14,7 @@ from edgekit.backends.tflite.lowering.convolution import OPERATORS as CONVOLUTIO
 from edgekit.backends.tflite.lowering.einsum import OPERATORS as EINSUM
 from edgekit.backends.tflite.lowering.elementwise import OPERATORS as ELEMENTWISE
 from edgekit.backends.tflite.lowering.functions import OPERATORS as FUNCTIONS
+from edgekit.backends.tflite.lowering.grids import OPERATORS as GRIDS
 from edgekit.backends.tflite.lowering.indexing import OPERATORS as INDEXING
 from edgekit.backends.tflite.lowering.matmul import OPERATORS as MATMUL
 from edgekit.backends.tflite.lowering.moving import OPERATORS as MOVING
@@ -24,6 +25,7 @@ from edgekit.backends.tflite.lowering.recurrent import OPERATORS as RECURRENT
 from edgekit.backends.tflite.lowering.reduction import OPERATORS as REDUCTION
 from edgekit.backends.tflite.lowering.resize import OPERATORS as RESIZE
 from edgekit.backends.tflite.lowering.slicing import OPERATORS as SLICING
+from edgekit.backends.tflite.lowering.spectral import OPERATORS as SPECTRAL
 from edgekit.backends.tflite.plan import Lowering
 
 __all__ = ["OPERATORS"]
@@ -41,6 +43,8 @@ OPERATORS: dict[str, Lowering] = {
     **MOVING,
     **SLICING,
     **INDEXING,
+    **GRIDS,
+    **SPECTRAL,
     **RESIZE,
     **NORMALIZATION,
     **RECURRENT,
