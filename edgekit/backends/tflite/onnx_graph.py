@@ -57,6 +57,7 @@ class OnnxGraph:
     dtypes: dict[str, str]
     readers: dict[str, list[Node]] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
+    quantizers: dict[Node, Quantizer | None] = field(default_factory=dict)
     codes: str = "int8"
 
     def connect(self) -> None:
@@ -71,6 +72,11 @@ class OnnxGraph:
 
     def quantizer(self, node: Node) -> Quantizer | None:
         """What a (de)quantizer does; None when its parameters are not constant, or of other types."""
+        if node not in self.quantizers:
+            self.quantizers[node] = self._read_quantizer(node)
+        return self.quantizers[node]
+
+    def _read_quantizer(self, node: Node) -> Quantizer | None:
         scale = self.constants.get(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else ""
         zero = self.constants.get(given) if given else None

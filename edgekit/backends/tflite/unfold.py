@@ -31,7 +31,6 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
     (a type is unknown) stays.
     """
     onnx = require("onnx")
-    require("onnx.inliner")
     tried: set[str] = set()
     while True:
         opset = _opset(model)
@@ -41,6 +40,7 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
         if not names:
             return model
         tried.update(names)
+        require("onnx.inliner")
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         for name in names:
             try:
