@@ -48,7 +48,7 @@ def test_every_operator_case_is_answered_rightly_or_refused(
     assert not wrong
     kept = conformance_table.read_outcomes()[engine]
     lost = {n: o.reasons for n, o in outcomes.items() if o.outcome == "refused" and kept.get(n) == "ok"}
-    assert not lost, "these were ok before; if that is meant: make conformance-table"
+    assert not lost, "these were ok before; if that is meant: make conformance ACCEPT=1"
 
 
 def test_a_refusal_always_says_why(suite: Path) -> None:
