@@ -68,6 +68,7 @@ class Int8Policy:
     `fixed_outputs`: op type -> the scale and zero point its integer kernel imposes.
     `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
     reader wants integers (so logits stay float).
+    `symmetric_right_ops`: op types whose kernel wants zero point 0 of a second input that is no constant.
     """
 
     activation: Literal["uint8", "int8", "int16"]
@@ -80,6 +81,7 @@ class Int8Policy:
     fused_activations: tuple[str, ...] = ("Relu", "Clip")
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
     float_output_ops: tuple[str, ...] = ()
+    symmetric_right_ops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.headroom <= 16.0:

@@ -41,6 +41,7 @@ class Placement:
     the tensors it shares a scale with. `fixed`: representative -> imposed scale. `requantized`: (node name,
     tensor) edges that need a second quantizer with the scale of the node's output group. `weighted`: nodes
     with constant weights to be coded. `constants`: (node name, initializer) operands coded like activations.
+    `symmetric`: representatives whose zero point must be 0.
     """
 
     tensors: tuple[str, ...]
@@ -50,6 +51,7 @@ class Placement:
     weighted: tuple[WeightedNode, ...]
     constants: tuple[tuple[str, str], ...]
     integer_nodes: frozenset[str] = field(default_factory=frozenset)
+    symmetric: frozenset[str] = field(default_factory=frozenset)
 
 
 def place(index: GraphIndex, policy: Int8Policy) -> Placement:
@@ -76,6 +78,11 @@ def place(index: GraphIndex, policy: Int8Policy) -> Placement:
         weighted=tuple(w for w in weighted.values() if w.name in integer),
         constants=constants,
         integer_nodes=frozenset(integer | {n.name for n in shared}),
+        symmetric=frozenset(
+            group[n.input[1]]
+            for n in index.model.graph.node
+            if n.name in integer and n.op_type in policy.symmetric_right_ops and n.input[1] in group
+        ),
     )
 
 

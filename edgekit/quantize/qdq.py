@@ -88,7 +88,7 @@ def _affines(placement: Placement, calibration: Calibration, policy: Int8Policy)
             low[r] * policy.headroom,
             high[r] * policy.headroom,
             dtype=policy.activation,
-            symmetric=policy.activation_symmetric,
+            symmetric=policy.activation_symmetric or r in placement.symmetric,
         )
         for r in low
     }

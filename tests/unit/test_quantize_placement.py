@@ -4,8 +4,10 @@ import numpy as np
 from quantize_models import GraphBuilder, classifier
 
 from edgekit.core.target import load_target
+from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.placement import place
+from edgekit.quantize.qdq import _affines
 
 TFLITE = load_target("tflite").int8
 ORT = load_target("onnxruntime").int8
@@ -79,3 +81,18 @@ def test_a_padding_value_other_than_zero_is_left_in_float():
     value = b.constant("value", np.float32(-1))
     b.add("Pad", [conv, pads, value], "padded")
     assert "padded" not in place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["padded"])), TFLITE).tensors
+
+
+def test_the_right_side_of_a_computed_product_is_symmetric_where_the_kernel_wants_it():
+    b = GraphBuilder()
+    b.add("Transpose", ["b"], "turned", perm=[0, 2, 1])
+    b.add("MatMul", ["a", "turned"], "product")
+    index = index_graph(b.build({"a": [2, 4, 8], "b": [2, 3, 8]}, ["product"]))
+    samples = [{n: np.random.default_rng(i).random((2, 4 - i, 8), np.float32) for i, n in enumerate("ab")}]
+    calibration = calibrate(index.model, iter(samples), policies=[TFLITE, ORT])
+    for policy, symmetric in ((TFLITE, True), (ORT, False)):
+        placement = place(index, policy)
+        affines = _affines(placement, calibration, policy)
+        assert (placement.group["turned"] in placement.symmetric) == symmetric
+        assert (affines["turned"].zero_point == 0) == (symmetric or policy.activation == "uint8")
+        assert affines["a"].zero_point == {"int8": -128, "uint8": 0}[policy.activation]
