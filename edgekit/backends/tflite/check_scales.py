@@ -47,7 +47,8 @@ _FIXED = {
 _WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0}
 _PLAIN = frozenset(  # kernels that move or convert bytes without a scale
     (
-        *("BITWISE_XOR", "BROADCAST_TO", "CAST", "CONCATENATION", "GATHER", "GATHER_ND", "PAD", "RESHAPE"),
+        *("BITWISE_XOR", "BROADCAST_TO", "CAST", "CONCATENATION", "DEPTH_TO_SPACE", "GATHER", "GATHER_ND"),
+        *("MIRROR_PAD", "PAD", "PADV2", "RESHAPE", "SPACE_TO_DEPTH"),
         *("REVERSE_V2", "RIGHT_SHIFT", "SELECT_V2", "SLICE", "STRIDED_SLICE", "TILE", "TRANSPOSE"),
     )
 )

@@ -77,8 +77,8 @@ def bit_shift(op: Op) -> None:
         raise Refusal("BitShift by a computed number of bits", "make it constant")
     bits = np.broadcast_to(counts, op.shape()) if counts.ndim <= len(op.shape()) else counts
     (x,) = widened(op, [op.expand(op.input(), len(op.out_shape()))])
-    if counts.min() < 0 or counts.max() > 7:
-        raise Refusal("BitShift beyond the bits of a byte", "shift by 0 to 7")
+    if counts.max() >= 8 * counts.dtype.itemsize:
+        raise Refusal(f"BitShift beyond the bits of {counts.dtype}", "shift by fewer")
     if op.attr("direction", "LEFT") == "LEFT":
         y = mul(op, x, op.const((1 << bits.astype(np.int64)).astype(np.int32)))
     else:
@@ -111,6 +111,6 @@ OPERATORS = {
     "BitwiseOr": Lowering(emit=bitwise(_or), dtypes=_WHOLE),
     "BitwiseXor": Lowering(emit=bitwise(_xor), dtypes=_WHOLE),
     "BitwiseNot": Lowering(emit=bitwise_not, dtypes=("int64", *_WHOLE)),
-    "BitShift": Lowering(emit=bit_shift, dtypes=("uint8",)),
+    "BitShift": Lowering(emit=bit_shift, dtypes=("uint8", "uint16")),
     "Mod": Lowering(emit=mod, dtypes=("float32", "int64", *_WHOLE)),
 }

@@ -16,8 +16,14 @@ __all__ = ["NARROW", "OPERATORS", "convert", "operands", "unary", "widened"]
 _FUSED = ("ADD", "SUB", "MUL", "DIV")
 _NUMBERS = ("float32", "int32", "int64")
 _VALUES = (*_NUMBERS, "bool")
-NARROW = ("int8", "uint8")  # plain bytes, not codes: computed in int32, where the kernels know no scale
-_BYTES = (*_VALUES, *NARROW)
+NARROW = (
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+)  # plain numbers, not codes: the kernels compute with scales here
+_WIDER = {**dict.fromkeys(NARROW, "int32"), "uint32": "int64"}
+_BYTES = (*_VALUES, *_WIDER)
 
 
 def operands(op: Op, *indices: int) -> list[Tensor]:
@@ -36,10 +42,10 @@ def convert(op: Op, x: Tensor, dtype: str) -> Tensor:
 
 
 def widened(op: Op, tensors: list[Tensor]) -> list[Tensor]:
-    """Plain bytes as int32; everything else, codes included, as it is."""
-    if op.integer or tensors[0].dtype not in NARROW:
+    """Plain numbers of few bits in int32 (uint32 in int64); everything else, codes included, as it is."""
+    if op.integer or tensors[0].dtype not in _WIDER:
         return tensors
-    return [convert(op, tensor, "int32") for tensor in tensors]
+    return [convert(op, tensor, _WIDER[tensor.dtype]) for tensor in tensors]
 
 
 def unary(kind: str) -> Callable[[Op], None]:
@@ -124,8 +130,10 @@ def cast(op: Op) -> None:
     if x.dtype == dtype:
         op.result(x)
         return
-    if x.dtype == "float32" and dtype == "uint8":
-        raise Refusal("Cast of float32 to uint8", "cast to int32: the engine and ONNX differ outside 0..255")
+    if x.dtype == "float32" and dtype.startswith("uint"):
+        raise Refusal(
+            f"Cast of float32 to {dtype}", "cast to int32: the engine and ONNX differ outside its range"
+        )
     op.result(convert(op, x, dtype))
 
 
@@ -173,7 +181,7 @@ _COMPARISON = {
 }
 _LOGIC = {"And": "LOGICAL_AND", "Or": "LOGICAL_OR", "Xor": "NOT_EQUAL"}
 
-_ARITHMETIC = (*_NUMBERS, *NARROW)
+_ARITHMETIC = (*_NUMBERS, *_WIDER)
 
 OPERATORS = {
     "Add": Lowering(emit=binary("ADD"), integer=add_ratios, fuses=True, dtypes=_ARITHMETIC),
@@ -187,9 +195,9 @@ OPERATORS = {
     "Sum": Lowering(emit=variadic("ADD")),
     "Mean": Lowering(emit=mean),
     "Abs": Lowering(emit=absolute, dtypes=_NUMBERS),
-    "Neg": Lowering(emit=negate, dtypes=(*_NUMBERS, "int8")),
+    "Neg": Lowering(emit=negate, dtypes=(*_NUMBERS, "int8", "int16")),
     "Sign": Lowering(emit=sign, dtypes=("float32", "int32", *NARROW)),
-    "Where": Lowering(emit=select, dtypes=_BYTES, data=1),
+    "Where": Lowering(emit=select, dtypes=(*_VALUES, "int8", "uint8", "int16"), data=1),
     "Cast": Lowering(emit=cast, dtypes=_BYTES),
     "CastLike": Lowering(emit=cast, dtypes=_BYTES),
     "Not": Lowering(emit=logical_not, dtypes=("bool",)),

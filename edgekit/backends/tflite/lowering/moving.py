@@ -171,7 +171,8 @@ def tile(op: Op) -> None:
     op.result(op.move("TILE", x, op.out_shape(), op.indices(counts)) if max(counts) > 1 else x)
 
 
-_ANY = ("float32", "int32", "int64", "bool")
+_BLOCKS = ("float32", "int32", "int64", "int8", "uint8")
+_ANY = (*_BLOCKS, "bool", "int16")
 
 OPERATORS = {
     "Reshape": Lowering(emit=reshape, integer=first_quantized, moves=True, dtypes=_ANY),
@@ -183,8 +184,8 @@ OPERATORS = {
     "Transpose": Lowering(emit=transpose, integer=first_quantized, moves=True, dtypes=_ANY),
     "Concat": Lowering(emit=concatenate, integer=same_scales, moves=True, dtypes=_ANY),
     "Pad": Lowering(emit=pad, integer=_pad_rule, moves=True, dtypes=_ANY),
-    "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True, dtypes=_ANY),
-    "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True, dtypes=_ANY),
+    "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True, dtypes=_BLOCKS),
+    "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True, dtypes=_BLOCKS),
     "Tile": Lowering(emit=tile, integer=first_quantized, moves=True, dtypes=_ANY),
     "Expand": Lowering(emit=expand, integer=first_quantized, moves=True, dtypes=_ANY),
 }

@@ -87,7 +87,7 @@ def gather(op: Op) -> None:
     op.result(op.move("GATHER", x, op.out_shape(), op.const(indices), axis=axis, batch_dims=0))
 
 
-_ANY = ("float32", "int32", "int64", "bool")
+_ANY = ("float32", "int32", "int64", "bool", "int8", "uint8", "int16")
 
 OPERATORS = {
     "Slice": Lowering(emit=slice_, integer=first_quantized, moves=True, dtypes=_ANY),
