@@ -33,60 +33,83 @@ def dynamic_products(model: Any) -> tuple[Any, int]:
 
 
 class _Rewriter:
+    """Rewrites one graph; new names end in what they hold and are unique."""
+
     def __init__(self, model: Any) -> None:
         self.onnx = require("onnx")
         self.graph = model.graph
         self.constants = {i.name: i for i in self.graph.initializer}
         self.coded = {n.output[0]: n for n in self.graph.node if n.op_type == "DequantizeLinear"}
-        self.quantized: set[str] = set()
-        self.added: set[str] = set()
+        self.taken = {n for node in self.graph.node for n in (*node.input, *node.output)} | set(
+            self.constants
+        )
+        self.quantized: dict[str, tuple[str, str, str]] = {}
+        self.stored: dict[tuple[str, str], str] = {}
         self.count = 0
 
     def product(self, node: Any) -> list[Any]:
         """The nodes that replace a matrix product; empty when it is none, or not a plain one."""
-        attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
-        source = self.coded.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
-        plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
-        if source is None or not plain or attributes.get("transA", 0):
+        weight = self._weight(node)
+        if weight is None:
             return []
-        if any(a.name == "block_size" and a.i for a in source.attribute):
-            return []
-        codes, scales = (self.onnx.numpy_helper.to_array(self.constants[n]) for n in source.input[:2])
-        if codes.ndim != 2 or codes.dtype != np.int8:
-            return []
-        transposed = bool(attributes.get("transB", 0))
-        side = "transposed" if transposed else "integer"
-        weight = self._constant(f"{node.input[1]}/{side}", codes.T if transposed else codes)
-        scale = self._constant(f"{node.input[1]}/scales", scales)
         self.count += 1
-        x, y = node.input[0], node.output[0]
-        nodes = self._quantizer(x)
-        final = f"{y}/product" if len(node.input) > 2 and node.input[2] else y
+        nodes: list[Any] = []
+        codes, x_scale, zero_point = self._quantizer(node.input[0], nodes)
+        y, biased = node.output[0], len(node.input) > 2 and bool(node.input[2])
+        sums, as_float, scale = (self._unique(f"{y}/{part}") for part in ("sums", "sums_float", "sums_scale"))
+        final = self._unique(f"{y}/product") if biased else y
         make = self.onnx.helper.make_node
-        integers = [f"{x}/codes", weight, f"{x}/zero_point"]
         nodes += [
-            make("MatMulInteger", integers, [f"{y}/sums"], name=node.name or f"{y}/integer"),
-            make("Cast", [f"{y}/sums"], [f"{y}/float"], name=f"{y}/float", to=self.onnx.TensorProto.FLOAT),
-            make("Mul", [f"{x}/scale", scale], [f"{y}/scale"], name=f"{y}/scale"),
-            make("Mul", [f"{y}/float", f"{y}/scale"], [final], name=f"{y}/scaled"),
+            make("MatMulInteger", [codes, weight[0], zero_point], [sums], name=node.name or sums),
+            make("Cast", [sums], [as_float], name=as_float, to=self.onnx.TensorProto.FLOAT),
+            make("Mul", [x_scale, weight[1]], [scale], name=scale),
+            make("Mul", [as_float, scale], [final], name=f"{final}/scaled"),
         ]
-        if final != y:
+        if biased:
             nodes.append(make("Add", [final, node.input[2]], [y], name=f"{y}/biased"))
         return nodes
 
-    def _quantizer(self, x: str) -> list[Any]:
-        if x in self.quantized:
-            return []
-        self.quantized.add(x)
-        outputs = [f"{x}/codes", f"{x}/scale", f"{x}/zero_point"]
-        return [self.onnx.helper.make_node("DynamicQuantizeLinear", [x], outputs, name=f"{x}/quantize")]
+    def _weight(self, node: Any) -> tuple[str, str] | None:
+        """The names of a product's codes, (inputs, outputs), and of their scales; None: it stays float."""
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in self.coded:
+            return None
+        attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
+        plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+        source = self.coded[node.input[1]]
+        if not plain or attributes.get("transA", 0):
+            return None
+        if any(a.name == "block_size" and a.i for a in source.attribute):
+            return None
+        codes, scales = (self.onnx.numpy_helper.to_array(self.constants[n]) for n in source.input[:2])
+        if codes.ndim != 2 or codes.dtype != np.int8:
+            return None
+        kind, value = ("transposed", codes.T) if attributes.get("transB", 0) else ("integer", codes)
+        return self._constant(node.input[1], kind, value), self._constant(node.input[1], "scales", scales)
 
-    def _constant(self, name: str, value: Any) -> str:
-        if name not in self.added:
-            self.added.add(name)
-            tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
-            self.graph.initializer.append(tensor)
-        return name
+    def _quantizer(self, x: str, nodes: list[Any]) -> tuple[str, str, str]:
+        """The names of the codes, scale and zero point of `x`; their node is added once."""
+        if x not in self.quantized:
+            codes = self._unique(f"{x}/codes")
+            names = (codes, self._unique(f"{x}/codes_scale"), self._unique(f"{x}/codes_zero_point"))
+            nodes.append(self.onnx.helper.make_node("DynamicQuantizeLinear", [x], names, name=codes))
+            self.quantized[x] = names
+        return self.quantized[x]
+
+    def _constant(self, weight: str, kind: str, value: Any) -> str:
+        if (weight, kind) not in self.stored:
+            name = self.stored[weight, kind] = self._unique(f"{weight}/{kind}")
+            self.graph.initializer.append(
+                self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+            )
+        return self.stored[weight, kind]
+
+    def _unique(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self.taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        self.taken.add(candidate)
+        return candidate
 
 
 def _drop_unread(graph: Any) -> None:
