@@ -110,18 +110,30 @@ def _code(
     old = next(i for i in graph.initializer if i.name == name)
     graph.initializer.remove(old)
     kind = TensorProto.INT4 if bits == 4 else TensorProto.INT8
+    inputs = _free_names(graph, [f"{name}_codes", f"{name}_scale", f"{name}_zero_point"])
     zeros = np.zeros(scales.shape, np.int8)
     graph.initializer.extend(
         [
-            helper.make_tensor(f"{name}_codes", kind, codes.shape, _payload(codes, bits), raw=True),
-            numpy_helper.from_array(scales, f"{name}_scale"),
-            helper.make_tensor(f"{name}_zero_point", kind, zeros.shape, _payload(zeros, bits), raw=True),
+            helper.make_tensor(inputs[0], kind, codes.shape, _payload(codes, bits), raw=True),
+            numpy_helper.from_array(scales, inputs[1]),
+            helper.make_tensor(inputs[2], kind, zeros.shape, _payload(zeros, bits), raw=True),
         ]
     )
     attributes = {} if axis is None or scales.ndim == 0 else {"axis": axis}
     attributes |= {"block_size": block} if block else {}
-    inputs = [f"{name}_codes", f"{name}_scale", f"{name}_zero_point"]
     return helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}/dq", **attributes)
+
+
+def _free_names(graph: Any, names: list[str]) -> list[str]:
+    """`names`, each with underscores behind it until nothing in the graph has it."""
+    taken = {i.name for i in graph.initializer} | {n for node in graph.node for n in node.output}
+    taken |= {i.name for i in graph.input}
+    free = []
+    for name in names:
+        while name in taken:
+            name += "_"
+        free.append(name)
+    return free
 
 
 def _narrow_codes(

@@ -129,6 +129,16 @@ def test_small_weights_stay_float_and_a_shared_one_is_coded_once():
     assert [n.op_type for n in result.graph.node] == ["DequantizeLinear", *["MatMul"] * 3]
 
 
+def test_names_that_are_taken_are_left_alone():
+    b = GraphBuilder()
+    product = b.add("MatMul", ["x", b.weight("w", 16, 16)], "w_codes")
+    b.add("Mul", [product, b.weight("w_scale", 16)], "y")
+    model = b.build({"x": [1, 16]}, ["y"])
+    result, _ = coded(model, EIGHT)
+    x = {"x": np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)}
+    assert sqnr_db(run(model, x)["y"], run(result, x)["y"]) > 30.0
+
+
 def test_equal_graphs_give_equal_bytes():
     first, second = (coded(classifier(), FOUR)[0].SerializeToString(deterministic=True) for _ in range(2))
     assert first == second

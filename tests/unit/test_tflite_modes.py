@@ -210,6 +210,17 @@ def test_convolutions_fall_back_to_eight_bits_and_the_notes_say_so(tmp_path):
         assert {layer.compute for layer in session.layers() if layer.matrix} == {"float32"}
 
 
+def test_weights_that_no_kernel_reads_as_such_stay_float_and_are_named(tmp_path):
+    b = GraphBuilder()
+    hidden = b.add("MatMul", ["x", b.weight("batched", 2, 16, 16)], "h")
+    b.add("MatMul", [hidden, b.weight("plain", 16, 16)], "y")
+    graph = stored(b.build({"x": [2, 3, 16]}, ["y"]), "weight-int8")
+    artifact = lowered(graph, tmp_path, "weight-int8")
+    assert "weights that stay float32: batched" in artifact.manifest.notes
+    values = varied(graph)
+    assert relative_error(invoke(artifact, values).outputs["y"], reference(graph, values)["y"]) < EXACT
+
+
 def test_four_bits_are_refused_where_nothing_could_have_them(tmp_path):
     path = tmp_path / "model.onnx"
     onnx.save(stored(one_conv(), "weight-int4"), path)

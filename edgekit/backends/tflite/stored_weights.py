@@ -74,12 +74,14 @@ def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: 
     done = Stored()
     unpacked: dict[Tensor, Tensor] = {}
     operators: list[Operator] = []
+    known: set[str] = set()  # what no operator here reads as its weights stays float, too
     for op in graph.operators:
         weight = op.inputs[1] if op.kind in WEIGHT_AXIS else None
         quantizer = quantizers.get(weight.name) if weight is not None else None
         if weight is None or quantizer is None or weight.data is None or weight.dtype != "float32":
             operators.append(op)
             continue
+        known.add(weight.name)
         codes = _codes(weight, quantizer, WEIGHT_AXIS[op.kind])
         if codes is None:
             done.left.append(weight.name)
@@ -99,6 +101,7 @@ def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: 
             done.four_bits += codes.dtype == "int4"
         operators.append(op)
     graph.operators = operators
+    done.left += sorted(set(quantizers) - known)
     return done
 
 
