@@ -193,6 +193,19 @@ def test_half_precision_weights_are_stored_once_for_all_steps(op, tmp_path, need
 
 
 @pytest.mark.parametrize("op", GATES)
+def test_long_sequences_of_wide_layers_share_one_copy_of_the_weights(op, tmp_path, need):
+    need("ai_edge_litert")
+    hidden, steps = 96, 60
+    rows = GATES[op] * hidden
+    w, r, b = values(1, rows, 8) / 2, values(1, rows, hidden) / 4, values(1, 2 * rows)
+    model = single(op, (steps, 1, 8), w, r, b, outputs=2, hidden_size=hidden)
+    ran = compare(model, feeds(model), tmp_path)
+    assert ran.count("DELEGATE") >= steps - 1  # the products between its parts run outside of it
+    short = single(op, (4, 1, 8), w, r, b, outputs=2, hidden_size=hidden)
+    assert compare(short, feeds(short), tmp_path / "short").count("DELEGATE") == 1
+
+
+@pytest.mark.parametrize("op", GATES)
 def test_between_quantizers_the_steps_are_exact_in_float(op, tmp_path, need):
     need("ai_edge_litert")
     b = Qdq()

@@ -32,6 +32,7 @@ from edgekit.backends.tflite.plan import Lowering
 __all__ = ["OPERATORS"]
 
 MAX_STEPS = 1024  # of both directions together: each is a dozen operators of the file
+_SHARED_WEIGHTS = 1 << 19  # elements of R times steps: beyond, the copies no longer fit a cache
 MAX_WEIGHTS = 1 << 26  # elements of R times steps: XNNPACK packs a copy for every step
 
 States = list["Tensor | None"]  # None: zeros
@@ -195,8 +196,21 @@ def _results(op: Op, ways: Sequence[tuple[Tensor, list[Tensor]]]) -> None:
 
 
 def _recur(op: Op, x: Tensor, h: Tensor | None, r: Tensor) -> Tensor:
-    """x + R·h."""
-    return x if h is None else add(op, x, linear(op, h, r))
+    """x + R·h.
+
+    XNNPACK packs a copy of R for every step, and long sequences of wide layers then read all of them from
+    memory. With a computed bias, which x is for one sequence, it leaves the operator to LiteRT's own kernel:
+    one R for all steps.
+    """
+    if h is None:
+        return x
+    steps = op.shape()[1 if op.attr("layout", 0) else 0]
+    if r.data is None or x.shape[0] != 1 or steps * r.size < _SHARED_WEIGHTS:
+        return add(op, x, linear(op, h, r))
+    bias = op.reshape(x, x.shape[1:])
+    return op.emit(
+        "FULLY_CONNECTED", [h, r, bias], x.shape, keep_num_dims=False, fused_activation_function="NONE"
+    )
 
 
 def _rnn_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
