@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     model.add_argument("--no-simplify", action="store_true", help="leave the graph as it is read")
     model.add_argument(
-        "--quantized-io", action="store_true", help="int8 artifacts take and give integers, not floats"
+        "--quantized-io",
+        action="store_true",
+        help="int8 and int16x8 artifacts take and give integers, not floats",
     )
     model.add_argument(
         "--layout", metavar="|".join(LAYOUTS), type=choice(LAYOUTS),

@@ -5,6 +5,7 @@ plan         decides what runs in integers and which activation is fused
 lowering/    one small function an operator; the table is `lowering.OPERATORS`
 layout       moves and cancels the transposes around the channels-last kernels
 cleanup      merges reshapes, drops what is dead, stores weights in half precision
+stored_weights  puts back the integers that weights are stored in
 dynamic      the same model in several sizes becomes one graph that resizes
 checks       what LiteRT would get wrong in silence is an error here
 writer       the flatbuffer; metadata: what it says of the model
