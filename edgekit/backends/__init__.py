@@ -3,8 +3,8 @@
     why_not(model, target, precision) -> list[Reason]      empty means go
     lower(model, *, target, precision, out, source_digest, quantized_io, about) -> Artifact
 
-`model` is the canonical float graph for float32 and float16, for int8 and int16x8 the QDQ graph of the target's
-policy, for the other precisions the graph whose weights are coded by it.
+`model` is the canonical float graph for float32 and float16, for int8 and int16x8 the QDQ graph of the
+target's policy, for the other precisions the graph whose weights are coded by it.
 """
 
 from __future__ import annotations
