@@ -131,7 +131,10 @@ def _stored(graph: Any, target: Target, precision: Precision) -> tuple[Any, tupl
         if not count:
             why = "no matrix product that could quantize its activations at run time"
             reasons = [Reason(why=why, hint="use int8, which quantizes convolutions, or weight-int8")]
-        notes = (f"{count} matrix products quantize their activations at run time; the rest is float32",)
+        notes = (
+            f"{count} matrix products quantize their activations at run time; the rest is float32",
+            "one scale holds for a whole tensor: in a batch, answers depend a little on the other samples",
+        )
     if reasons:
         raise Unsupported(f"{target.name} has no use for {precision} here", reasons=reasons)
     return graph, notes
