@@ -95,8 +95,9 @@ def test_convert_has_the_defaults_of_the_python_function(called: Called) -> None
     assert called["calibration"] == CalibrationOptions(data=DataSource(path="s.npz"))
     assert called["shapes"] == called["dynamic"] == {}
     assert called["allow_refused"] == []
+    asked = {"targets", "output", "calibration", "shapes", "dynamic", "allow_refused"}
     for name, parameter in CONVERT_SIGNATURE.parameters.items():
-        if name in called and name not in ("targets", "output", "calibration", "shapes", "dynamic", "allow_refused"):
+        if name in called and name not in asked:
             assert called[name] == parameter.default, name
 
 
