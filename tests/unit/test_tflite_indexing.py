@@ -72,6 +72,8 @@ CASES = {
         "Pad", (1, 2, 1, 2, 3, 4), ints(0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1), mode="reflect"
     ),
     "pad computed value": single("Pad", IMAGE, ints(0, 0, 1, 2, 0, 0, 2, 1), ()),
+    "center crop and pad": single("CenterCropPad", (5, 4, 7), ints(2, 9, 4)),
+    "center crop and pad of axes": single("CenterCropPad", (5, 4, 7), ints(8, 3), axes=[-1, 0]),
     "batch normalization computed": single(
         "BatchNormalization", IMAGE, (6,), (6,), (6,), np.abs(floats(6)) + 1
     ),

@@ -69,7 +69,6 @@ REFUSED = {
         "training mode",
     ),
     "double precision": (single("Relu", (IMAGE, "float64")), "float64"),
-    "pooling with indices": (single("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "indices"),
     "bytes without a scale": (single("Relu", (IMAGE, "int8")), "Relu of int8"),
     "nothing left": (single("Slice", IMAGE, np.int64([3]), np.int64([3])), "is empty"),
     "corners of a broken ratio": (

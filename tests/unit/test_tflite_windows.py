@@ -46,6 +46,13 @@ CASES = {
     "max pool dilated ceil": single(
         "MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 2], strides=[3, 3], ceil_mode=1
     ),
+    "max pool with indices": single("MaxPool", IMAGE, outputs=2, kernel_shape=[3, 2], strides=[2, 2]),
+    "max pool with padded indices": single(
+        "MaxPool", (2, 3, 5, 7), outputs=2, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 1]
+    ),
+    "max pool with indices by columns": single(
+        "MaxPool", IMAGE, outputs=2, kernel_shape=[2, 2], dilations=[2, 1], storage_order=1
+    ),
     "average pool 3d": single("AveragePool", VOLUME, kernel_shape=[2, 3, 2], strides=[1, 2, 2]),
     "average pool 3d padded": single("AveragePool", VOLUME, kernel_shape=[3, 3, 3], pads=[1] * 6),
     "average pool 3d counting pads": single(

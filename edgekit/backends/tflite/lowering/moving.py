@@ -123,6 +123,23 @@ def picked(op: Op, x: Tensor, axis: int, sources: Array) -> Tensor:
     return op.move("GATHER", x, shape, indices, axis=axis, batch_dims=0)
 
 
+def center_crop_pad(op: Op) -> None:
+    """Each dimension cut or padded with zeros to its size, the odd element behind."""
+    x, rank = op.input(), len(op.shape())
+    for axis in (axis % rank for axis in op.attr("axes", tuple(range(rank)))):
+        x = _centred(op, x, axis, op.out_shape()[axis])
+    op.result(x)
+
+
+def _centred(op: Op, x: Tensor, axis: int, size: int) -> Tensor:
+    missing = size - x.shape[axis]
+    if missing <= 0:
+        return cut(op, x, axis, -missing // 2, size)
+    rows = np.zeros((len(x.shape), 2), np.int32)
+    rows[axis] = missing // 2, missing - missing // 2
+    return op.move("PAD", x, (*x.shape[:axis], size, *x.shape[axis + 1 :]), op.const(rows))
+
+
 def _pad_rule(site: Site) -> bool:
     """Zeros (the zero point) and reflections keep the codes as they are."""
     if not quantized(site, 0):
@@ -184,6 +201,7 @@ OPERATORS = {
     "Transpose": Lowering(emit=transpose, integer=first_quantized, moves=True, dtypes=_ANY),
     "Concat": Lowering(emit=concatenate, integer=same_scales, moves=True, dtypes=_ANY),
     "Pad": Lowering(emit=pad, integer=_pad_rule, moves=True, dtypes=_ANY),
+    "CenterCropPad": Lowering(emit=center_crop_pad, integer=first_quantized, moves=True, dtypes=_ANY),
     "DepthToSpace": Lowering(emit=depth_to_space, integer=first_quantized, moves=True, dtypes=_BLOCKS),
     "SpaceToDepth": Lowering(emit=space_to_depth, integer=first_quantized, moves=True, dtypes=_BLOCKS),
     "Tile": Lowering(emit=tile, integer=first_quantized, moves=True, dtypes=_ANY),

@@ -14,8 +14,14 @@ from edgekit.backends.tflite.lowering.convolution import (
     plane,
 )
 from edgekit.backends.tflite.lowering.rules import MAX_REQUANTIZATION, quantized, same_scales
-from edgekit.backends.tflite.lowering.volumes import global_lp_pool, lp_pool, pool_average, pool_largest
-from edgekit.backends.tflite.op import Op, Refusal
+from edgekit.backends.tflite.lowering.volumes import (
+    global_lp_pool,
+    lp_pool,
+    pool_average,
+    pool_largest,
+    pool_with_indices,
+)
+from edgekit.backends.tflite.op import Op
 from edgekit.backends.tflite.plan import Lowering, Site
 
 __all__ = ["OPERATORS"]
@@ -66,7 +72,8 @@ def _plain(op: Op) -> bool:
 
 def max_pool(op: Op) -> None:
     if len(op.step.node.outputs) > 1 and op.step.node.outputs[1]:
-        raise Refusal("MaxPool with indices", "only the values can be lowered")
+        pool_with_indices(op)
+        return
     if not _plain(op):
         pool_largest(op)
         return
@@ -213,6 +220,11 @@ def _average_rule(site: Site) -> bool:
     return bool(plain) and x.scale / float(np.prod(kernel)) / y.scale < MAX_REQUANTIZATION
 
 
+def _picks(site: Site) -> bool:
+    """MaxPool keeps codes; with indices it is computed in float."""
+    return same_scales(site) and not any(site.node.outputs[1:])
+
+
 def global_pool(op: Op) -> None:
     kind = "MEAN" if op.node.op_type == "GlobalAveragePool" else "REDUCE_MAX"
     x = op.input()
@@ -221,7 +233,7 @@ def global_pool(op: Op) -> None:
 
 
 OPERATORS = {
-    "MaxPool": Lowering(emit=max_pool, integer=same_scales, moves=True),
+    "MaxPool": Lowering(emit=max_pool, integer=_picks, moves=True),
     "AveragePool": Lowering(emit=average_pool, integer=_average_rule),
     "GlobalAveragePool": Lowering(emit=global_pool, integer=lambda site: quantized(site, 0)),
     "LpPool": Lowering(emit=lp_pool),

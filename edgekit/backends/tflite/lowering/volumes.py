@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Array, Tensor
-from edgekit.backends.tflite.lowering.compose import add, apply, maximum, mul
+from edgekit.backends.tflite.ir import Array, Tensor, size_of
+from edgekit.backends.tflite.lowering.compose import add, apply, maximum, mul, select
+from edgekit.backends.tflite.lowering.elementwise import convert
+from edgekit.backends.tflite.lowering.functions import compare
 from edgekit.backends.tflite.op import Op
 
-__all__ = ["global_lp_pool", "lp_pool", "pool_average", "pool_largest"]
+__all__ = ["global_lp_pool", "lp_pool", "pool_average", "pool_largest", "pool_with_indices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,44 @@ def pool_largest(op: Op) -> None:
     x = op.input()
     lowest = -np.inf if x.dtype == "float32" else float(np.iinfo(x.dtype).min)
     op.result(_combined(op, x, _rows(op), lowest, maximum))
+
+
+def pool_with_indices(op: Op) -> None:
+    """MaxPool and where in the whole input each largest lies: the first of equals.
+
+    The taps of a window are compared in order, so what is kept beside the largest is the place of its tap.
+    """
+    x, rows = op.input(), _rows(op)
+    strides = _place_strides(op)
+    padded = _filled(op, x, rows, -np.inf)
+    best, where = None, op.const(np.zeros((), np.int32))
+    for taps in product(*(row.taps for row in rows)):
+        part = padded
+        for row, tap in zip(rows, taps, strict=True):
+            part = _every(op, part, row, tap)
+        offset = sum(tap * step for tap, step in zip(taps, strides[2:], strict=True))
+        if best is None:
+            best = part
+            continue
+        larger = compare(op, "GREATER", part, best)
+        where = select(op, larger, op.const(np.asarray(offset, np.int32)), where)
+        best = maximum(op, best, part)
+    assert best is not None
+    op.result(best, 0)
+    places = np.indices(op.out_shape())
+    first = places[0] * strides[0] + places[1] * strides[1]
+    for number, row in enumerate(rows, 2):
+        first = first + (places[number] * row.stride - row.before) * strides[number]
+    op.result(convert(op, add(op, op.const(first.astype(np.int32)), where), "int64"), 1)
+
+
+def _place_strides(op: Op) -> list[int]:
+    """From one index to the next in the flattened input; storage_order 1 counts columns first."""
+    shape = op.shape()
+    steps = [size_of(shape[axis + 1 :]) for axis in range(len(shape))]
+    if op.attr("storage_order", 0):
+        steps[2:] = [size_of(shape[2:axis]) for axis in range(2, len(shape))]
+    return steps
 
 
 def pool_average(op: Op) -> None:
