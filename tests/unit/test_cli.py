@@ -63,8 +63,8 @@ def test_convert_passes_every_option_on(called: Called) -> None:
         "--calibration", "pictures", "--preprocessing", "spec.toml", "--calibration-count", "8",
         "--calibration-skip", "2", "--calibration-seed", "0", "--calibration-method", "percentile",
         "--percentile", "99.9", "--shape", "input=1,3,32,32", "--shape", "a=b=4",
-        "--dynamic", "input=batch,,height", "--state", "w.pt", "--trust", "--layout", "source", "--labels", "l.txt",
-        "--allow-refused", "openvino/int8",
+        "--dynamic", "input=batch,,height", "--state", "w.pt", "--trust", "--layout", "source",
+        "--labels", "l.txt", "--allow-refused", "openvino/int8",
         "--no-simplify", "--quantized-io", "--overwrite", "--deadline", "30", "-o", "out",
     ])  # fmt: skip
     assert code == 0
