@@ -58,6 +58,7 @@ CASES = {
     "pad of int8 by a value": single("Pad", (SQUARE, "int8"), ints(0, 1, 0, 0, 1, 2), np.int8(7)),
     "depth to space of int8": single("DepthToSpace", ((1, 4, 3, 2), "int8"), blocksize=2),
     "gather of uint8": single("Gather", (SQUARE, "uint8"), ints(1, 0), axis=1),
+    "pow of computed whole exponents": single("Pow", ROW, (ROW, "int64")),
     "xor": single("Xor", (ROW, "bool"), ((5,), "bool")),
     "and of int32": single("BitwiseAnd", (ROW, "int32"), whole("int32", 2, 5)),
     "or of uint8": single("BitwiseOr", (ROW, "uint8"), whole("uint8", 5)),

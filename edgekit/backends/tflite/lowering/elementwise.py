@@ -108,11 +108,7 @@ def power(op: Op) -> None:
             op.result(op.emit(special, [x], x.shape))
             return
     a, b = operands(op, 0, 1)
-    if b.dtype != "float32":
-        if b.data is None:
-            raise Refusal(f"Pow with a computed {b.dtype} exponent", "cast the exponent to float32")
-        b = op.const(b.data.astype(np.float32), name=b.name)
-    op.result(op.emit("POW", [a, b], op.out_shape()))
+    op.result(op.emit("POW", [a, convert(op, b, "float32")], op.out_shape()))
 
 
 def reciprocal(op: Op) -> None:
