@@ -7,13 +7,24 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+
+# The suite gives every parameter of an operator as an input of the model. Models have constants there, and an
+# engine may need them: cases of these operators come a second time, with all inputs but the first constant.
+WITH_PARAMETERS = frozenset({
+    "BatchNormalization", "BitShift", "Clip", "Conv", "ConvTranspose", "CumSum", "Expand", "GRU", "Gather",
+    "Gemm", "GroupNormalization", "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul", "OneHot",
+    "PRelu", "Pad", "Pow", "RNN", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Reshape", "Resize", "Slice",
+    "Split", "Squeeze", "Tile", "TopK", "Trilu", "Unsqueeze", "Upsample",
+})  # fmt: skip
+CONSTANT = "_with_constants"
 
 # ONNX: x_original = x_resized * (length_original - 1) / (length_resized - 1), where the resized length is a
 # whole number; the suite's expected values put the fraction scale * length there. All three engines agree.
@@ -69,9 +80,10 @@ def write_cases(folder: Path) -> None:
     for kind in KINDS:
         for found in load_model_tests(kind=kind):
             case = _case(found)
-            (folder / case.name).mkdir()
-            (folder / case.name / "case.pkl").write_bytes(pickle.dumps(case))
-            names.append(case.name)
+            for one in (case, *_with_constants(case)):
+                (folder / one.name).mkdir()
+                (folder / one.name / "case.pkl").write_bytes(pickle.dumps(one))
+                names.append(one.name)
     (folder / "names.txt").write_text("\n".join(sorted(names)))
 
 
@@ -84,6 +96,25 @@ def _case(found: Any) -> Case:
         sets = [_stored(model, data) for data in sorted(place.glob("test_data_set_*"))]
     arrays = tuple(([_array(v) for v in inputs], [_array(v) for v in outputs]) for inputs, outputs in sets)
     return Case(name=found.name, model=model, sets=arrays, rtol=found.rtol, atol=found.atol)
+
+
+def _with_constants(case: Case) -> list[Case]:
+    """The same case with all inputs but the first as constants, where that is another model."""
+    import onnx
+
+    model = onnx.load_from_string(case.model)
+    nodes, inputs = model.graph.node, model.graph.input
+    plain = len(case.sets) == 1 and len(case.sets[0][0]) == len(inputs)
+    plain = plain and all(isinstance(value, np.ndarray) for value in case.sets[0][0])
+    if len(nodes) != 1 or nodes[0].op_type not in WITH_PARAMETERS or len(inputs) < 2 or not plain:
+        return []
+    first, *others = case.sets[0][0]
+    names = [info.name for info in inputs]
+    for name, value in zip(names[1:], others, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    del inputs[1:]
+    sets = (([first], case.sets[0][1]),)
+    return [replace(case, name=case.name + CONSTANT, model=model.SerializeToString(), sets=sets)]
 
 
 def _stored(model: bytes, data: Path) -> tuple[list[Any], list[Any]]:
