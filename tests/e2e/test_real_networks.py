@@ -12,16 +12,19 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from published import PUBLISHED, Published, babble, chunks
+from qdq import write_profile
 
 from edgekit import api
 from edgekit.core.report import ArtifactReport
+from edgekit.report import read_report
 from edgekit.runtime import Session
 
 Answers = list[dict[str, np.ndarray]]
@@ -29,39 +32,43 @@ Answers = list[dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Expected:
-    """Floors of int8 in dB: `quantized` against float (what 8 bits cost this network; 16 samples and min-max
-    ranges, at most 3 dB under what was measured), `lowered` against the QDQ graph (what the engine's own
-    rounding costs). `recurrent`: its products stay float, as in the other engines. `moves`: TRANSPOSE is
-    part of the network itself."""
+    """Floors of int8 in dB, against float (`quantized`) and against the QDQ graph (`lowered`).
+
+    The first is what min-max ranges and 8 bits cost this network, at most 3 dB under what was measured. The
+    second is what the engine's own rounding costs: 40 where every kernel agrees, less where sums are long
+    (resnet, efficientnet) or a softmax at the end magnifies a step. `recurrent`: its products stay float, as
+    in the other engines. `moves`: the network itself moves axes (attention, boxes, a dense layer whose result
+    is taken for a picture), so a TRANSPOSE is part of it.
+    """
 
     quantized: float
-    lowered: float
+    lowered: float = 40
     recurrent: bool = False
     moves: bool = False
 
 
-# Random weights have no margin to lose: their floors are those of noise of 2^-8 added at every layer.
+# Random weights have no margin to lose: what is left is noise of 2^-8 added at every layer.
 FAMILIES = {
-    "resnet": Expected(28, 30),
-    "mobilenet_v2": Expected(30, 30),
-    "mobilenet_v3": Expected(30, 30),
-    "unet": Expected(35, 35),
-    "detector": Expected(25, 30, moves=True),
-    "cnn_1d": Expected(36, 36),
-    "lstm": Expected(36, 36, recurrent=True, moves=True),
-    "gru": Expected(36, 36, recurrent=True, moves=True),
-    "transformer": Expected(30, 30, moves=True),
-    "bert": Expected(22, 30, moves=True),
-    "autoencoder": Expected(45, 40),
+    "resnet": Expected(28),
+    "mobilenet_v2": Expected(37),
+    "mobilenet_v3": Expected(35),
+    "unet": Expected(36),
+    "detector": Expected(37),
+    "cnn_1d": Expected(36),
+    "lstm": Expected(40, recurrent=True, moves=True),
+    "gru": Expected(39, recurrent=True, moves=True),
+    "transformer": Expected(35, 35, moves=True),
+    "bert": Expected(23, 35, moves=True),  # post-norm: LayerNorm blows small differences up at every layer
+    "autoencoder": Expected(50, moves=True),
 }
 REAL = {
-    "efficientnet_lite0": Expected(18, 20),
-    "basic_pitch": Expected(10, 20, moves=True),
-    "magika": Expected(30, 30, moves=True),
-    "silero": Expected(20, 25, recurrent=True, moves=True),
-    "ocr_recognizer": Expected(5, 10, moves=True),
-    "ocr_direction": Expected(25, 20),
-    "ocr_detector": Expected(3, 20),
+    "efficientnet_lite0": Expected(21, 26),
+    "basic_pitch": Expected(7, moves=True),  # raw sound in 8 bits, and the logarithm of its power behind it
+    "magika": Expected(40, moves=True),
+    "silero": Expected(8, 20, recurrent=True, moves=True),  # as basic_pitch; its LSTM carries states on
+    "ocr_recognizer": Expected(3, 12, moves=True),  # probabilities near 0 and 1, ranges of 30 deviations
+    "ocr_direction": Expected(17, 20),
+    "ocr_detector": Expected(3, 20),  # ranges of 30 deviations in the second layer: 8 bits leave it 5 dB
 }
 EXPECTED = FAMILIES | REAL
 EVERY = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in EXPECTED]
@@ -74,23 +81,37 @@ class Converted:
     artifacts: dict[tuple[str, str], ArtifactReport]
 
     def answers(self, artifact: str) -> Answers:
-        """Outputs of "source", "tflite/int8" … for the first eight samples."""
+        """Outputs of "source", "tflite/int8" … for four samples."""
         place = self.out / ("source/onnx" if artifact == "source" else artifact)
         with Session(place, threads=1, layout="source") as session:
-            return [session.run({k: v[i : i + 1] for k, v in self.samples.items()}) for i in range(4)]
+            count = len(next(iter(self.samples.values())))
+            axes = {port.name: len(port.shape) for port in session.inputs}
+            return [
+                session.run(
+                    {k: v[i] if axes[k] == v.ndim - 1 else v[i : i + 1] for k, v in self.samples.items()}
+                )
+                for i in np.linspace(0, count - 1, 4).astype(int)
+            ]
+
+
+@contextmanager
+def shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that every test process sees, held by one of them at a time."""
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    place = base / "networks" / name
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place
 
 
 @pytest.fixture(scope="module")
 def exported(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with NAME.onnx and NAME.npz of every family; PyTorch runs once, in a process of its own."""
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
-    place = shared / "families"
-    with (shared / "families.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.is_dir():
-            place.mkdir()
+    with shared(tmp_path_factory, "families") as place:
+        if not (place / "autoencoder.npz").is_file():
             script = root / "tests" / "support" / "networks.py"
             subprocess.run([sys.executable, str(script), str(place)], check=True, capture_output=True)
     return place
@@ -99,16 +120,8 @@ def exported(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reference_target(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target that keeps the QDQ graph of the tflite policy for ONNX Runtime, optimizer off."""
-    profile = (root / "targets" / "tflite.toml").read_text(encoding="utf-8")
-    policy = "".join(re.findall(r"(?ms)^\[int8[.\]].*?(?=^\[(?!int8)|\Z)", profile))
-    place = tmp_path_factory.mktemp("targets") / "qdq.toml"
-    place.write_text(
-        'schema = 1\nname = "qdq"\nsummary = "the quantized graph"\nengine = "onnxruntime"\n'
-        'precisions = ["int8"]\n[options]\ngraph_optimization = "disable"\n'
-        f'[refuse]\nfloat32 = "the source is that"\n{policy}',
-        encoding="utf-8",
-    )
-    return place
+    out = tmp_path_factory.mktemp("targets") / "qdq.toml"
+    return write_profile(root / "targets" / "tflite.toml", out)
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +133,21 @@ def converted(
 
     def make(name: str) -> Converted:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            if name in FAMILIES:
-                with np.load(exported / f"{name}.npz") as file:
-                    network = Published(source=str(exported / f"{name}.onnx"), samples=dict(file))
-            else:
-                network = PUBLISHED[name](folder)
-            report = api.convert(
-                network.source, targets=["tflite", str(reference_target)], precisions=["float32", "int8"],
-                calibration=network.samples, shapes=network.shapes, output=folder / "out",
-                allow_refused=["qdq/float32"],
-            )  # fmt: skip
-            artifacts = {(a.target, a.precision): a for a in report.artifacts}
-            made[name] = Converted(folder / "out", network.samples, artifacts)
+            with shared(tmp_path_factory, name) as folder:
+                if name in FAMILIES:
+                    with np.load(exported / f"{name}.npz") as file:
+                        network = Published(source=str(exported / f"{name}.onnx"), samples=dict(file))
+                else:
+                    network = PUBLISHED[name](folder)
+                out = folder / "out"
+                if not out.is_dir():
+                    api.convert(
+                        network.source, targets=["tflite", str(reference_target)], output=out,
+                        precisions=["float32", "int8"], calibration=network.samples, shapes=network.shapes,
+                        allow_refused=["qdq/float32"],
+                    )  # fmt: skip
+            artifacts = {(a.target, a.precision): a for a in read_report(out).artifacts}
+            made[name] = Converted(out, network.samples, artifacts)
         return made[name]
 
     return make
@@ -163,7 +178,6 @@ def test_int8_is_as_near_to_float_and_to_the_quantized_graph_as_stated(converted
     assert network.artifacts["tflite", "int8"].reasons == ()
     answers = network.answers("tflite/int8")
     near = sqnr_db(network.answers("source"), answers), sqnr_db(network.answers("qdq/int8"), answers)
-    print(name, near)
     assert near[0] > EXPECTED[name].quantized
     assert near[1] > EXPECTED[name].lowered
 
@@ -200,24 +214,30 @@ def test_outputs_of_one_shape_are_paired_by_name(converted):
     assert sqnr_db(reference, swapped) < 20
 
 
+def heard(artifact: Path) -> np.ndarray:
+    """The probability of speech in every chunk of a sound, the state handed on."""
+    state, found = np.zeros((2, 1, 128), np.float32), []
+    with Session(artifact, threads=1, layout="source") as session:
+        for chunk in chunks(babble()):
+            answer = session.run({"input": chunk[None], "state": state})
+            state = answer["stateN"]
+            found.append(float(answer["output"].item()))
+    assert len(found) >= 100
+    return np.array(found)
+
+
 @pytest.mark.xdist_group("silero")
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_voice_detector_keeps_its_state_over_a_hundred_chunks(converted, precision):
-    network, sound = converted("silero"), chunks(babble(3.3))
-    assert len(sound) >= 100
-    heard = {}
-    for artifact in ("source/onnx", f"tflite/{precision}"):
-        state, heard[artifact] = np.zeros((2, 1, 128), np.float32), []
-        with Session(network.out / artifact, threads=1, layout="source") as session:
-            for chunk in sound:
-                answer = session.run({"input": chunk[None], "state": state})
-                state = answer["stateN"]
-                heard[artifact].append(float(answer["output"].item()))
-    ours, theirs = np.array(heard[f"tflite/{precision}"]), np.array(heard["source/onnx"])
-    voiced = theirs > 0.5
-    assert 20 < voiced.sum() < 80
-    if precision == "float32":
-        assert np.max(np.abs(ours - theirs)) < 1e-4
-        assert np.array_equal(ours > 0.5, voiced)
-    else:
-        assert np.mean((ours > 0.5) == voiced) >= 0.97
+def test_a_voice_detector_keeps_its_state_over_a_hundred_chunks(converted):
+    out = converted("silero").out
+    ours, theirs = heard(out / "tflite/float32"), heard(out / "source/onnx")
+    assert 20 < np.sum(theirs > 0.5) < 100
+    assert np.max(np.abs(ours - theirs)) < 1e-4
+    assert np.array_equal(ours > 0.5, theirs > 0.5)
+
+
+@pytest.mark.xdist_group("silero")
+def test_an_int8_voice_detector_decides_as_its_quantized_graph_does(converted):
+    out = converted("silero").out
+    ours, graph, source = (heard(out / a) > 0.5 for a in ("tflite/int8", "qdq/int8", "source/onnx"))
+    assert np.mean(ours == graph) >= 0.97
+    assert np.mean(ours == source) >= 0.75  # a spectrum in 8 bits, and a state that carries its errors on
