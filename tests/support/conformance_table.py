@@ -49,9 +49,9 @@ def refused_table(outcomes: Outcomes) -> str:
     parts = [
         "# Operator cases that are refused",
         "",
-        "The operator cases of the `onnx` package's backend test suite, by what edgekit says of them. Cases of",
-        "operators with parameters come twice: as they are, and with every input but the first constant. A case",
-        "counts once for each of its reasons. `make conformance` writes this file and `outcomes.txt`.",
+        "The operator cases of the `onnx` package's backend test suite, by what edgekit says of them. Cases",
+        "of operators with parameters come twice: as they are, and with every input but the first constant.",
+        "A case counts once for each of its reasons. `make conformance` writes this file and `outcomes.txt`.",
         "",
         "| engine | ok | refused | mismatch | crash |",
         "|---|---:|---:|---:|---:|",

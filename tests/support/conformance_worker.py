@@ -115,7 +115,8 @@ def _refused(err: Unsupported | UsageError, graph: Any) -> dict[str, Any]:
     for reason in reasons:
         word = reason.node.split(" ")[0]
         inside = reason.node.rpartition("(")[2].rstrip(")") if reason.node.endswith(")") else ""
-        found.append([inside or kinds.get(word, alone), reason.why])
+        operator = inside if inside in kinds.values() else kinds.get(word, alone)
+        found.append([operator, reason.why])
     return {"outcome": "refused", "reasons": found}
 
 
