@@ -187,6 +187,13 @@ def test_what_cannot_be_exact_is_refused(case, tmp_path):
         lowered(model, tmp_path)
 
 
+@pytest.mark.parametrize("options", [{}, {"axes": [1, -1]}])
+def test_mean_and_variance_are_taken_over_the_axes_onnx_means(options, tmp_path, need):
+    need("ai_edge_litert")
+    node = helper.make_node("MeanVarianceNormalization", ["x"], ["y"], **options)
+    compare(newer(node, (2, 3, 4, 5), {}, 13), {"x": floats(2, 3, 4, 5)}, tmp_path)
+
+
 def test_rms_normalization_is_its_definition(tmp_path, need):
     need("ai_edge_litert")
     node = helper.make_node("RMSNormalization", ["x", "s"], ["y"], axis=-1, epsilon=1e-3)

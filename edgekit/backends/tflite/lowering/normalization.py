@@ -113,6 +113,15 @@ def lp_normalization(op: Op) -> None:
     op.result(div(op, x, maximum(op, norm, op.scalar(float(np.finfo(np.float32).tiny)))))
 
 
+def mean_variance_normalization(op: Op) -> None:
+    """(x - mean) / (deviation + 1e-9); the body ONNX gives this function forgets the default of `axes`."""
+    x = op.input()
+    axes = sorted(axis % len(x.shape) for axis in op.attr("axes", (0, 2, 3)))
+    centred = sub(op, x, _mean(op, x, axes))
+    deviation = apply(op, "SQRT", _mean(op, apply(op, "SQUARE", centred), axes))
+    op.result(div(op, centred, add(op, deviation, op.scalar(1e-9))))
+
+
 def local_response_normalization(op: Op) -> None:
     """x / (bias + alpha / size * (sum of squares of `size` channels)) ^ beta."""
     size = op.attr("size", 1)
@@ -139,5 +148,6 @@ OPERATORS = {
     "InstanceNormalization": Lowering(emit=instance_normalization),
     "GroupNormalization": Lowering(emit=group_normalization),
     "LpNormalization": Lowering(emit=lp_normalization),
+    "MeanVarianceNormalization": Lowering(emit=mean_variance_normalization),
     "LRN": Lowering(emit=local_response_normalization),
 }
