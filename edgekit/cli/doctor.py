@@ -121,7 +121,7 @@ def probe_engine(engine: str, *, deadline_s: float = PROBE_DEADLINE_S) -> dict[s
 
 
 def _advice(saturation: Saturation) -> str:
-    everywhere = "target 'onnxruntime' (7-bit weights) is right on every CPU"
+    everywhere = "target 'onnxruntime' is right on every CPU"
     if saturation.saturates is None:
         return everywhere
     if saturation.saturates:

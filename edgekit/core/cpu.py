@@ -55,7 +55,7 @@ def detect_cpu() -> Cpu:
 def int8_multiply_add_saturates(cpu: Cpu | None = None) -> Saturation:
     """Whether u8*s8 products are added in 16 saturating bits on this CPU (VPMADDUBSW).
 
-    x86 without VNNI does so: two neighbouring products of one sign can pass 32,767, hence weights of 7 bits
+    x86 without VNNI does so: two neighbouring products of one sign can pass 32,767, hence capped weights
     there. VNNI adds four products in 32 bits, and arm64 kernels widen to 16 bits only what fits (-127*127*2
     is above -32,768). Measured on x86 with AVX2, documented for VNNI and arm64.
     """

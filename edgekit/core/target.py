@@ -58,8 +58,9 @@ class Int8Policy:
     `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric` (int16 codes are
     always symmetric).
     `headroom` widens every range that was calibrated: 16 bits can spare one for values no sample showed.
-    `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63]
-    (where the CPU's u8*s8 multiply-add saturates: x86 without VNNI).
+    `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63].
+    `multiply_add`: "saturating" where the CPU may add two neighbouring u8*s8 products in 16 saturating bits
+    (x86 without VNNI): 8-bit codes are then capped pair by pair so that no sum can saturate; else "exact".
     `per_channel`: one weight scale an output channel.
     `integer_ops`: ONNX op types that run in integer arithmetic: their inputs and outputs get quantizers.
     `shared_scale_ops`: op types that move values without rescaling: inputs and outputs share scale and zero
@@ -75,6 +76,7 @@ class Int8Policy:
     activation_symmetric: bool = False
     headroom: float = 1.0
     weight_bits: Literal[7, 8] = 8
+    multiply_add: Literal["exact", "saturating"] = "exact"
     per_channel: bool = True
     integer_ops: tuple[str, ...]
     shared_scale_ops: tuple[str, ...] = ()

@@ -180,7 +180,7 @@ def _quantize(job: _Job, policy: Int8Policy, ranges: Path) -> Path:
             "policy": encode(policy),
             "out": str(out),
         },
-        label=f"quantize ({policy.activation} activations, {policy.weight_bits}-bit weights)",
+        label=f"quantize ({policy.activation} activations, {_codes(policy)})",
     )
     return out
 
@@ -194,6 +194,11 @@ def _quantize_weights(job: _Job, policy: WeightPolicy) -> Path:
         label=f"quantize weights (bits: {bits})",
     )
     return out
+
+
+def _codes(policy: Int8Policy) -> str:
+    pairs = " that cannot saturate" if policy.multiply_add == "saturating" else ""
+    return f"{policy.weight_bits}-bit weights{pairs}"
 
 
 def _example(job: _Job) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from edgekit.quantize.bias_correction import output_shift
 from edgekit.quantize.calibrate import Calibration, read_calibration
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
 from edgekit.quantize.opset import raise_opset
+from edgekit.quantize.pair_aware import saturation_free_codes
 from edgekit.quantize.placement import Placement, WeightedNode, place
 from edgekit.quantize.scales import (
     Affine,
@@ -160,7 +161,7 @@ class _Writer:
         floor = smallest_weight_scale(bias.reshape(-1), input_scale) if bias is not None else None
         if floor is not None and axis is None:
             floor = floor.max()
-        codes, scales = weight_codes(weight, bits=self.policy.weight_bits, axis=axis, smallest=floor)
+        codes, scales = self.coded(node, weight, axis, floor)
         if mean is not None and node.op_type != "MatMul":
             shape = [1] * weight.ndim
             if axis is not None:
@@ -177,6 +178,19 @@ class _Writer:
                 proto.input[2] = name
             else:
                 proto.input.append(name)
+
+    def coded(
+        self,
+        node: WeightedNode,
+        weight: NDArray[np.float32],
+        axis: int | None,
+        floor: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """The codes and scales of a weight, as the policy's multiply-add wants them."""
+        if self.policy.multiply_add == "exact" or self.policy.weight_bits == 7:
+            return weight_codes(weight, bits=self.policy.weight_bits, axis=axis, smallest=floor)
+        group = attribute(self.nodes[node.name], "group", 1)
+        return saturation_free_codes(weight, op_type=node.op_type, group=group, axis=axis, smallest=floor)
 
     def dequantized(
         self, name: str, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None
