@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE.parents[1] / "build" / "digits"
+ROOT = HERE.parents[1]
+OUT = ROOT / "build" / "digits"
 
 
 def main() -> int:
@@ -16,9 +16,9 @@ def main() -> int:
     if not (OUT / "digits.pt").is_file():
         print("training a small network on 4,000 real handwritten digits", flush=True)
         subprocess.run([sys.executable, str(HERE / "train.py"), "--out", str(OUT)], check=True)
-    command = [sys.executable, "-m", "edgekit", "run", str(HERE / "recipe.toml")]
-    print("$ edgekit run examples/digits/recipe.toml", flush=True)
-    return subprocess.run(command, env={**os.environ}, check=False).returncode
+    recipe = str((HERE / "recipe.toml").relative_to(ROOT))
+    print(f"$ edgekit run {recipe}", flush=True)
+    return subprocess.run([sys.executable, "-m", "edgekit", "run", recipe], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":
