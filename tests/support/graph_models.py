@@ -92,3 +92,31 @@ def answers(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def operators(model: Any) -> list[str]:
     """The operator types of the main graph, in order."""
     return [node.op_type for node in model.graph.node]
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    """Seeded standard normal float32 values."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def inputs_of(model: Any) -> dict[str, Any]:
+    """Standard normal values for every input of a model of static shapes."""
+    return {
+        v.name: normal(*[d.dim_value for d in v.type.tensor_type.shape.dim], seed=i)
+        for i, v in enumerate(model.graph.input)
+    }
+
+
+def same_answers(before: Any, after: Any, tolerance: float = 2e-6) -> None:
+    """Fail unless both models give the same outputs, within `tolerance` of the largest value."""
+    needed("onnx").checker.check_model(after, full_check=True)
+    inputs = inputs_of(after)
+    expected, got = answers(before, inputs), answers(after, inputs)
+    assert list(expected) == list(got)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=tolerance * max(1, np.abs(value).max()))
+
+
+def copy(model: Any) -> Any:
+    """A model of its own."""
+    return needed("onnx").ModelProto.FromString(model.SerializeToString())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graph_models import answers, graph, needed, operators
+from graph_models import copy, graph, needed, normal, operators, same_answers
 
 from edgekit.graph import fold_affine, restore_hardswish
 
@@ -14,32 +14,6 @@ onnx = needed("onnx")
 helper = onnx.helper
 node = helper.make_node
 F = np.float32
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).standard_normal(shape).astype(F)
-
-
-def inputs_of(model: Any) -> dict[str, Any]:
-    return {
-        v.name: normal(*[d.dim_value for d in v.type.tensor_type.shape.dim], seed=i)
-        for i, v in enumerate(model.graph.input)
-    }
-
-
-def same_answers(before: Any, after: Any, tolerance: float = 2e-6) -> None:
-    onnx.checker.check_model(after, full_check=True)
-    inputs = inputs_of(after)
-    expected, got = answers(before, inputs), answers(after, inputs)
-    assert list(expected) == list(got)
-    for name, value in expected.items():
-        np.testing.assert_allclose(got[name], value, rtol=0, atol=tolerance * max(1, np.abs(value).max()))
-
-
-def copy(model: Any) -> Any:
-    return onnx.ModelProto.FromString(model.SerializeToString())
-
-
 
 
 # activations written out in arithmetic
