@@ -114,10 +114,10 @@ def _need_engines(targets: list[Target]) -> None:
 def _check_samples(recipe: Recipe, model: Model) -> None:
     """Open every sample source before the long steps, so that a wrong one is found at once."""
     if recipe.calibration is not None:
-        open_samples(recipe.calibration.data, model.signature)
+        open_samples(recipe.calibration.data, model.signature).calls()
     if recipe.validation is not None:
         needs_labels = recipe.validation.metric not in ("mse", "mae", "rmse")
-        open_samples(recipe.validation.data, model.signature, need_labels=needs_labels)
+        open_samples(recipe.validation.data, model.signature, need_labels=needs_labels).calls()
 
 
 def _quantized_graphs(job: _Job, targets: list[Target]) -> dict[str, Path]:
@@ -207,7 +207,7 @@ def _example(job: _Job) -> dict[str, NDArray[Any]]:
     place.parent.mkdir(parents=True, exist_ok=True)
     if job.recipe.calibration is not None:
         samples = open_samples(job.recipe.calibration.data, job.model.signature)
-        inputs = dict(next(iter(samples.batches(1))).inputs)
+        inputs = dict(next(iter(samples.calls())).inputs)
         save_arrays(place, inputs)
         return inputs
     job.runner.run(

@@ -145,7 +145,7 @@ def _run_all(
     labels: list[NDArray[Any]] = []
     done = 0
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for batch in samples.batches(1):
+        for batch in samples.calls():
             inputs = dict(batch.inputs)
             expected = source.run(inputs)[judged]
             kept.append(expected)

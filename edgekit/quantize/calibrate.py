@@ -49,11 +49,12 @@ def calibrate_file(
     onnx = require("onnx", needed_for="calibration")
     found = calibrate(
         onnx.load(model),
-        (batch.inputs for batch in samples.batches(1)),
+        (batch.inputs for batch in samples.calls()),
         policies=[decode(Int8Policy, p, where="policy") for p in policies],
         method=chosen.method,
         percentile=chosen.percentile,
         total=samples.count,
+        batch=samples.model_batch,
     )
     write_json(Path(out), encode(found))
     return {"samples": found.samples, "digest": samples.digest}
@@ -72,9 +73,10 @@ def calibrate(
     method: str = "minmax",
     percentile: float = 99.99,
     total: int = 0,
+    batch: int = 1,
     threads: int = 0,
 ) -> Calibration:
-    """Observe every tensor that any of `policies` quantizes, over `batches` of one sample each.
+    """Observe every tensor that any of `policies` quantizes, over `batches` of `batch` samples each.
 
     `batches` yields input name -> array with the shape of the model's input. Memory does not grow with their
     number. Raises `UsageError` for no samples or an activation that is not finite.
@@ -93,17 +95,17 @@ def calibrate(
     session = onnxruntime.InferenceSession(
         observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
-    observation = _Observation(tensors, tuple(averaged), method)
+    observation = _Observation(tensors, tuple(averaged), method, batch)
     names = [name for name in observation.tensor_names() if name not in index.inputs]
     with ThreadPoolExecutor(max_workers=1) as counter:
         pending = None
-        for sample, inputs in enumerate(batches):
+        for call, inputs in enumerate(batches):
             fetched = session.run(names, dict(inputs)) if names else []  # [] would fetch every output
             values = {**inputs, **dict(zip(names, fetched, strict=True))}
             if pending is not None:
                 pending.result()
-            pending = counter.submit(observation.update, values, sample)
-            report_progress(sample + 1, total)
+            pending = counter.submit(observation.update, values, call)
+            report_progress((call + 1) * batch, total)
         if pending is None:
             raise UsageError("no calibration samples", hint="give at least one; 100 or more are better")
         pending.result()
@@ -136,12 +138,13 @@ def _add_outputs(model: Any, tensors: list[str], index: GraphIndex) -> None:
 class _Observation:
     """The running statistics of every observed tensor."""
 
-    def __init__(self, tensors: list[str], averaged: tuple[str, ...], method: str) -> None:
+    def __init__(self, tensors: list[str], averaged: tuple[str, ...], method: str, batch: int) -> None:
         self.tensors = tensors
         self.averaged = averaged
         self.ranges = {t: RunningRange() for t in tensors}
         self.means = {t: RunningMean() for t in averaged}
         self.method = method
+        self.batch = batch
         self.histograms = {t: FloatHistogram() for t in tensors} if method == "percentile" else {}
         self.samples = 0
 
@@ -151,16 +154,16 @@ class _Observation:
         names += [f"{t}/mean" for t in self.averaged]
         return names + list(self.histograms)
 
-    def update(self, values: Mapping[str, NDArray[Any]], sample: int) -> None:
-        """Take in the outputs of one sample."""
+    def update(self, values: Mapping[str, NDArray[Any]], call: int) -> None:
+        """Take in the outputs of one call of the model."""
         for name, running in self.ranges.items():
             low, high = float(values[f"{name}/min"]), float(values[f"{name}/max"])
-            running.update(low, high, tensor=name, sample=sample)
+            running.update(low, high, tensor=name, sample=call * self.batch)
         for name, mean in self.means.items():
-            mean.update(values[f"{name}/mean"], 1)
+            mean.update(values[f"{name}/mean"], self.batch)
         for name, histogram in self.histograms.items():
             histogram.update(values[name])
-        self.samples += 1
+        self.samples += self.batch
 
     def result(self, percentile: float) -> Calibration:
         """The ranges by the method, clipped to what was seen, and the means."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_samples_that_are_not_finite_name_the_array_and_the_sample(convert, smal
     assert code == 2
     assert "image" in said
     assert "sample 5" in said
+
+
+def test_a_model_of_four_at_a_time_is_fed_four_and_refuses_a_rest(small, monkeypatch, capsys):
+    monkeypatch.chdir(small)
+    b = GraphBuilder()
+    pooled = b.add("GlobalAveragePool", [b.add("Relu", [b.conv("image", "conv", 3, 8)], "relu")], "pooled")
+    b.add("Gemm", [b.add("Flatten", [pooled], "flat"), b.weight("w", 8, 5)], "logits")
+    onnx.save(b.build({"image": [4, 3, 8, 8]}, ["logits"]), str(small / "four.onnx"))
+    words = ["-t", "tflite", "-t", "onnxruntime", "--calibration", "calibration.npz", "-o", "out"]
+    assert main(["convert", "four.onnx", *words]) == 0
+    assert main(["validate", "out", "--data", "labelled.npz"]) == 0
+    report = json.loads((small / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [a["accuracy"]["n"] for a in report["artifacts"]] == [32, 32]
+    assert min(a["sqnr_db"] for a in report["artifacts"]) > 25
+    assert main(["validate", "out", "--data", "labelled.npz", "--count", "30"]) == 2
+    said = capsys.readouterr().err
+    assert "4 samples at a time, 30 are no multiple" in said
+    assert "28" in said
 
 
 def test_an_empty_folder_of_images(convert, small):

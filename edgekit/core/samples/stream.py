@@ -79,6 +79,25 @@ class Samples:
                 total.update(piece)
         return total.hexdigest()
 
+    @property
+    def model_batch(self) -> int:
+        """How many samples one call of the model takes: its fixed first dimension, 1 where that is open."""
+        return max((_fixed_batch(spec, self.rows[spec.name]) for spec in self.specs), default=1)
+
+    def calls(self) -> Iterator[Batch]:
+        """All samples in order, as many at a time as one call of the model takes.
+
+        Raises `UsageError` as `batches` does, and when the number of samples is not a multiple of that.
+        """
+        size = self.model_batch
+        if self.count % size:
+            raise UsageError(
+                f"the model takes {size} samples at a time, {self.count} are no multiple of that",
+                where=self.where,
+                hint=f"choose {self.count - self.count % size or size} of them by count, or fix a batch of 1",
+            )
+        return self.batches(size)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples in order, `size` at a time; the last batch may be smaller.
 
@@ -117,6 +136,11 @@ class Samples:
         if not problems:
             _check_finite(f"{spec.name} (as {wanted})", cast, source, rows, problems)
         return cast
+
+
+def _fixed_batch(spec: TensorSpec, rows: Rows) -> int:
+    first = spec.shape[0] if spec.shape and not given_whole(spec, rows) else 1
+    return first if isinstance(first, int) else 1
 
 
 def select_rows(available: int, *, count: int, skip: int, seed: int, where: str) -> NDArray[np.int64]:
