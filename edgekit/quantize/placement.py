@@ -136,7 +136,7 @@ def _runs_integer(
 def _end_of_fusion(index: GraphIndex, policy: Int8Policy, node: Any) -> str:
     """The tensor behind `node` and the activation it absorbs."""
     name = str(node.output[0])
-    if node.op_type not in (*WEIGHTED_OPS, "Add", "Sub", "Mul"):
+    if node.op_type not in (*WEIGHTED_OPS, "Add", "Sub", "Mul", "Concat"):
         return name
     reader = index.only_reader(name)
     if reader is not None and reader.op_type in policy.fused_activations and reader.input[0] == name:

@@ -96,3 +96,13 @@ def test_the_right_side_of_a_computed_product_is_symmetric_where_the_kernel_want
         assert (placement.group["turned"] in placement.symmetric) == symmetric
         assert (affines["turned"].zero_point == 0) == (symmetric or policy.activation == "uint8")
         assert affines["a"].zero_point == {"int8": -128, "uint8": 0}[policy.activation]
+
+
+def test_a_concat_absorbs_its_activation_where_it_rescales():
+    """OpenVINO 2026.4 crashes on a quantizer on both sides of an activation behind a Concat of a Split."""
+    b = GraphBuilder()
+    parts = [b.conv("image", f"part{i}", 3, 4) for i in range(2)]
+    b.conv(b.add("Relu", [b.add("Concat", parts, "joined", axis=1)], "relu"), "last", 8, 4)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["last"]))
+    assert "joined" not in place(index, ORT).tensors
+    assert "relu" in place(index, ORT).tensors
