@@ -65,8 +65,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
             for target in targets
             for precision in recipe.precisions
         ]
-        for target in targets:
-            _lower_baseline(job, target)
+        missing = [note for target in targets for note in _lower_baseline(job, target)]
         size = model.path.stat().st_size
     _raise_if_nothing_was_made(entries)
     source = SourceReport(
@@ -74,7 +73,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         format=model.format,
         digest=model.source_digest,
         size_bytes=size,
-        notes=model.notes,
+        notes=(*model.notes, *missing),
     )
     return Report(
         edgekit=__version__,
@@ -258,16 +257,22 @@ def _lower_yardstick(job: _Job) -> None:
     _lower(job, target, "float32", job.model.path, place, "keep the float source")
 
 
-def _lower_baseline(job: _Job, target: Target) -> None:
-    """The float32 artifact of an engine, for speed-ups, where the recipe does not ask for it anyway."""
+def _lower_baseline(job: _Job, target: Target) -> tuple[str, ...]:
+    """The float32 artifact of an engine, for speed-ups, where the recipe does not ask for it anyway.
+
+    Returns a note for the report when it cannot be made: there is no speed-up for this engine then.
+    """
     made = any((artifact_folder(job.out, target.name, p)).is_dir() for p in job.recipe.precisions)
     if target.requires or "float32" in job.recipe.precisions or not made:
-        return
+        return ()
     try:
         place = baseline_folder(job.out, target.name)
         _lower(job, target, "float32", job.model.path, place, f"lower {target.name} float32 (baseline)")
-    except EdgekitError:
-        return  # the event says why; the report then has no speed-up for this engine
+    except EdgekitError as err:
+        if isinstance(err, StepError) and err.kind == "disk_full":
+            raise
+        return (f"no speed-up for {target.name}: its float32 baseline was not made: {err.message}",)
+    return ()
 
 
 def _make(
