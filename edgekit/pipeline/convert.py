@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
-from edgekit.core.about import About, check_labels, read_about
+from edgekit.core.about import check_labels, read_about
 from edgekit.core.arrays import load_arrays, save_arrays
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.core.codec import encode
-from edgekit.core.events import Event, Listener
+from edgekit.core.events import Listener
 from edgekit.core.files import digest_json
 from edgekit.core.machine import describe_machine, package_versions
 from edgekit.core.model import Model
-from edgekit.core.packages import EXTRAS, installed_version
+from edgekit.core.packages import EXTRAS
 from edgekit.core.recipe import Recipe
 from edgekit.core.report import ArtifactReport, Report, SourceReport
 from edgekit.core.samples import open_samples
-from edgekit.core.target import CALIBRATED, INTEGER, Int8Policy, Precision, Target, WeightPolicy, load_target
+from edgekit.core.target import CALIBRATED, INTEGER, Precision, Target, load_target
 from edgekit.devices.local import Worker
 from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
-from edgekit.pipeline.cache import cached_folder
+from edgekit.pipeline.job import Job
 from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
+from edgekit.pipeline.quantizing import policy_of, quantized_graphs
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
 
@@ -56,8 +57,8 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         model = read_model(recipe.source, out=work / "model", runner=runner, simplify=recipe.simplify)
         check_labels(about, model.signature)
         _check_samples(recipe, model)
-        job = _Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
-        graphs = _quantized_graphs(job, targets)
+        job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
+        graphs = quantized_graphs(job, targets)
         example = _example(job)
         _lower_yardstick(job)
         entries = [
@@ -85,18 +86,6 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What every step of one conversion needs."""
-
-    recipe: Recipe
-    model: Model
-    out: Path
-    work: Path
-    runner: StepRunner
-    about: About
-
-
 def _target(name: str, recipe: Recipe) -> Target:
     target = load_target(name)
     return replace(target, layout=recipe.layout) if recipe.layout else target
@@ -119,88 +108,7 @@ def _check_samples(recipe: Recipe, model: Model) -> None:
         open_samples(recipe.validation.data, model.signature, need_labels=needs_labels).calls()
 
 
-def _quantized_graphs(job: _Job, targets: list[Target]) -> dict[str, Path]:
-    """One quantized graph for every distinct policy: policy digest -> ONNX file."""
-    wanted = [p for precision in job.recipe.precisions for t in targets if (p := _policy(t, precision))]
-    policies = {digest_json(encode(policy)): policy for policy in wanted}
-    calibrated = {key: policies[key] for key in sorted(policies) if isinstance(policies[key], Int8Policy)}
-    graphs = {k: _quantize_weights(job, p) for k, p in policies.items() if isinstance(p, WeightPolicy)}
-    if not calibrated or job.recipe.calibration is None:
-        return graphs
-    ranges = _calibrate(job, [p for p in calibrated.values() if isinstance(p, Int8Policy)])
-    quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
-    return graphs | quantized
-
-
-def _policy(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
-    """The policy of a precision that the target offers; None where the float graph is lowered."""
-    return target.policy(precision) if precision in target.precisions else None
-
-
-def _calibrate(job: _Job, policies: list[Int8Policy]) -> Path:
-    options = job.recipe.calibration
-    assert options is not None
-    samples = open_samples(options.data, job.model.signature)
-    arguments = {
-        "model": str(job.model.path),
-        "policies": [encode(p) for p in policies],
-        "options": encode(options),
-        "signature": encode(job.model.signature),
-    }
-
-    def build(folder: Path) -> None:
-        job.runner.run(
-            "edgekit.quantize.calibrate:calibrate_file",
-            {**arguments, "out": str(folder / "calibration.json")},
-            label=f"calibrate on {samples.count} samples",
-        )
-
-    inputs = {
-        "model": job.model.digest,
-        "samples": samples.digest,
-        "policies": arguments["policies"],
-        "method": options.method,
-        "percentile": options.percentile,
-        "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
-    }
-    folder, cached = cached_folder("calibrate", version=1, inputs=inputs, build=build)
-    if cached:
-        job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
-    return folder / "calibration.json"
-
-
-def _quantize(job: _Job, policy: Int8Policy, ranges: Path) -> Path:
-    out = job.work / f"qdq-{digest_json(encode(policy))[:12]}.onnx"
-    job.runner.run(
-        "edgekit.quantize.qdq:quantize_file",
-        {
-            "model": str(job.model.path),
-            "calibration": str(ranges),
-            "policy": encode(policy),
-            "out": str(out),
-        },
-        label=f"quantize ({policy.activation} activations, {_codes(policy)})",
-    )
-    return out
-
-
-def _quantize_weights(job: _Job, policy: WeightPolicy) -> Path:
-    out = job.work / f"weights-{digest_json(encode(policy))[:12]}.onnx"
-    bits = ", ".join(f"{op} {count}" for op, count in policy.bits.items())
-    job.runner.run(
-        "edgekit.quantize.weights:quantize_weights_file",
-        {"model": str(job.model.path), "policy": encode(policy), "out": str(out)},
-        label=f"quantize weights (bits: {bits})",
-    )
-    return out
-
-
-def _codes(policy: Int8Policy) -> str:
-    pairs = " that cannot saturate" if policy.multiply_add == "saturating" else ""
-    return f"{policy.weight_bits}-bit weights{pairs}"
-
-
-def _example(job: _Job) -> dict[str, NDArray[Any]]:
+def _example(job: Job) -> dict[str, NDArray[Any]]:
     """One sample of every input: a calibration sample, else generated; kept for checks and benchmarks."""
     place = job.out / EXAMPLE
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +125,7 @@ def _example(job: _Job) -> dict[str, NDArray[Any]]:
     return load_arrays(place)
 
 
-def _lower(job: _Job, target: Target, precision: Precision, graph: Path, place: Path, label: str) -> Artifact:
+def _lower(job: Job, target: Target, precision: Precision, graph: Path, place: Path, label: str) -> Artifact:
     with _staged(place) as staged:
         job.runner.run(
             "edgekit.backends:lower_file",
@@ -250,14 +158,14 @@ def _staged(place: Path) -> Iterator[Path]:
             place.parent.rmdir()
 
 
-def _lower_yardstick(job: _Job) -> None:
+def _lower_yardstick(job: Job) -> None:
     """The canonical float graph in ONNX Runtime: what every artifact is compared with."""
     target = replace(load_target("onnxruntime"), name="source")
     place = yardstick_folder(job.out)
     _lower(job, target, "float32", job.model.path, place, "keep the float source")
 
 
-def _lower_baseline(job: _Job, target: Target) -> tuple[str, ...]:
+def _lower_baseline(job: Job, target: Target) -> tuple[str, ...]:
     """The float32 artifact of an engine, for speed-ups, where the recipe does not ask for it anyway.
 
     Returns a note for the report when it cannot be made: there is no speed-up for this engine then.
@@ -276,14 +184,14 @@ def _lower_baseline(job: _Job, target: Target) -> tuple[str, ...]:
 
 
 def _make(
-    job: _Job, target: Target, precision: Precision, graphs: dict[str, Path], example: dict[str, NDArray[Any]]
+    job: Job, target: Target, precision: Precision, graphs: dict[str, Path], example: dict[str, NDArray[Any]]
 ) -> ArtifactReport:
     """Lower and check one artifact; every failure becomes a typed entry."""
     entry = ArtifactReport(target=target.name, precision=precision, status="ok")
     label = f"lower {target.name} {precision}"
     try:
         graph = job.model.path
-        if policy := _policy(target, precision):
+        if policy := policy_of(target, precision):
             graph = graphs[digest_json(encode(policy))]
         place = artifact_folder(job.out, target.name, precision)
         artifact = _lower(job, target, precision, graph, place, label)
@@ -304,7 +212,7 @@ def _make(
 
 
 def _check(
-    job: _Job, artifact: Artifact, entry: ArtifactReport, example: dict[str, NDArray[Any]]
+    job: Job, artifact: Artifact, entry: ArtifactReport, example: dict[str, NDArray[Any]]
 ) -> ArtifactReport:
     """Load the artifact in its engine, run it once, read back what is executed in integers."""
     label = f"check {entry.target} {entry.precision}"

@@ -1,0 +1,97 @@
+"""From the canonical graph to quantized graphs: calibrate once, one graph for every distinct policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.core.codec import encode
+from edgekit.core.events import Event
+from edgekit.core.files import digest_json
+from edgekit.core.packages import installed_version
+from edgekit.core.samples import open_samples
+from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
+from edgekit.pipeline.cache import cached_folder
+from edgekit.pipeline.job import Job
+
+__all__ = ["policy_of", "quantized_graphs"]
+
+
+def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
+    """One quantized graph for every distinct policy: policy digest -> ONNX file."""
+    wanted = [p for precision in job.recipe.precisions for t in targets if (p := policy_of(t, precision))]
+    policies = {digest_json(encode(policy)): policy for policy in wanted}
+    calibrated = {key: policies[key] for key in sorted(policies) if isinstance(policies[key], Int8Policy)}
+    graphs = {k: _quantize_weights(job, p) for k, p in policies.items() if isinstance(p, WeightPolicy)}
+    if not calibrated or job.recipe.calibration is None:
+        return graphs
+    ranges = _calibrate(job, [p for p in calibrated.values() if isinstance(p, Int8Policy)])
+    quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
+    return graphs | quantized
+
+
+def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
+    """The policy of a precision that the target offers; None where the float graph is lowered."""
+    return target.policy(precision) if precision in target.precisions else None
+
+
+def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
+    options = job.recipe.calibration
+    assert options is not None
+    samples = open_samples(options.data, job.model.signature)
+    arguments = {
+        "model": str(job.model.path),
+        "policies": [encode(p) for p in policies],
+        "options": encode(options),
+        "signature": encode(job.model.signature),
+    }
+
+    def build(folder: Path) -> None:
+        job.runner.run(
+            "edgekit.quantize.calibrate:calibrate_file",
+            {**arguments, "out": str(folder / "calibration.json")},
+            label=f"calibrate on {samples.count} samples",
+        )
+
+    inputs = {
+        "model": job.model.digest,
+        "samples": samples.digest,
+        "policies": arguments["policies"],
+        "method": options.method,
+        "percentile": options.percentile,
+        "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
+    }
+    folder, cached = cached_folder("calibrate", version=1, inputs=inputs, build=build)
+    if cached:
+        job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
+    return folder / "calibration.json"
+
+
+def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
+    out = job.work / f"qdq-{digest_json(encode(policy))[:12]}.onnx"
+    job.runner.run(
+        "edgekit.quantize.qdq:quantize_file",
+        {
+            "model": str(job.model.path),
+            "calibration": str(ranges),
+            "policy": encode(policy),
+            "out": str(out),
+        },
+        label=f"quantize ({policy.activation} activations, {_codes(policy)})",
+    )
+    return out
+
+
+def _quantize_weights(job: Job, policy: WeightPolicy) -> Path:
+    out = job.work / f"weights-{digest_json(encode(policy))[:12]}.onnx"
+    bits = ", ".join(f"{op} {count}" for op, count in policy.bits.items())
+    job.runner.run(
+        "edgekit.quantize.weights:quantize_weights_file",
+        {"model": str(job.model.path), "policy": encode(policy), "out": str(out)},
+        label=f"quantize weights (bits: {bits})",
+    )
+    return out
+
+
+def _codes(policy: Int8Policy) -> str:
+    pairs = " that cannot saturate" if policy.multiply_add == "saturating" else ""
+    return f"{policy.weight_bits}-bit weights{pairs}"
