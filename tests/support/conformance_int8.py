@@ -55,4 +55,4 @@ def _counts(outcomes: list[Outcome]) -> dict[str, int]:
 if __name__ == "__main__":
     table, problems = distribution()
     print(json.dumps({"int8 steps from the QDQ graph": table}, indent=1))
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
