@@ -60,7 +60,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "percentile": options.percentile,
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    folder, cached = cached_folder("calibrate", version=1, inputs=inputs, build=build)
+    folder, cached = cached_folder("calibrate", version=2, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
     return folder / "calibration.json"
@@ -74,6 +74,7 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
             "model": str(job.model.path),
             "calibration": str(ranges),
             "policy": encode(policy),
+            "options": encode(job.recipe.quantization),
             "out": str(out),
         },
         label=f"quantize ({policy.activation} activations, {_codes(policy)})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,18 @@ Batches = Iterable[Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What one pass found: tensor -> (low, high), tensor -> mean per channel, and the number of samples."""
+    """What one pass found over `samples` samples.
+
+    `ranges`: tensor -> (low, high) by the method. For the data input of every node with constant weights
+    (channels on axis 1 for convolutions, on the last axis for matrix products): `means`, tensor -> mean of
+    each channel; `channels`, tensor -> (lowest, highest value seen of each channel).
+    """
 
     ranges: dict[str, tuple[float, float]]
     means: dict[str, tuple[float, ...]]
     samples: int
     method: str
+    channels: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
 
 
 def calibrate_file(
@@ -141,7 +147,7 @@ class _Observation:
     def __init__(self, tensors: list[str], averaged: tuple[str, ...], method: str, batch: int) -> None:
         self.tensors = tensors
         self.averaged = averaged
-        self.ranges = {t: RunningRange() for t in tensors}
+        self.ranges = {t: RunningRange() for t in dict.fromkeys([*tensors, *averaged])}
         self.means = {t: RunningMean() for t in averaged}
         self.method = method
         self.batch = batch
@@ -150,14 +156,14 @@ class _Observation:
 
     def tensor_names(self) -> list[str]:
         """The tensors whose values `update` needs."""
-        names = [f"{t}/{kind}" for t in self.tensors for kind in ("min", "max")]
+        names = [f"{t}/{kind}" for t in self.ranges for kind in ("min", "max")]
         names += [f"{t}/mean" for t in self.averaged]
         return names + list(self.histograms)
 
     def update(self, values: Mapping[str, NDArray[Any]], call: int) -> None:
         """Take in the outputs of one call of the model."""
         for name, running in self.ranges.items():
-            low, high = float(values[f"{name}/min"]), float(values[f"{name}/max"])
+            low, high = values[f"{name}/min"], values[f"{name}/max"]
             running.update(low, high, tensor=name, sample=call * self.batch)
         for name, mean in self.means.items():
             mean.update(values[f"{name}/mean"], self.batch)
@@ -167,10 +173,13 @@ class _Observation:
 
     def result(self, percentile: float) -> Calibration:
         """The ranges by the method, clipped to what was seen, and the means."""
-        ranges = {name: (r.low, r.high) for name, r in self.ranges.items()}
+        ranges = {name: self.ranges[name].whole() for name in self.tensors}
         for name, histogram in self.histograms.items():
             low, high = histogram.percentile_range(percentile)
             seen_low, seen_high = ranges[name]
             ranges[name] = (max(low, seen_low), min(high, seen_high))
         means = {name: tuple(m.value().tolist()) for name, m in self.means.items()}
-        return Calibration(ranges=ranges, means=means, samples=self.samples, method=self.method)
+        channels = {name: self.ranges[name].channels() for name in self.averaged}
+        return Calibration(
+            ranges=ranges, means=means, samples=self.samples, method=self.method, channels=channels
+        )

@@ -23,20 +23,28 @@ _BINS = 1 << 16
 
 @dataclass(slots=True, kw_only=True)
 class RunningRange:
-    """The smallest and the largest value seen."""
+    """The smallest and the largest value seen, of a tensor (shape ()) or of each channel (channels,)."""
 
-    low: float = np.inf
-    high: float = -np.inf
+    low: NDArray[np.float32] = field(default_factory=lambda: np.array(np.inf, np.float32))
+    high: NDArray[np.float32] = field(default_factory=lambda: np.array(-np.inf, np.float32))
 
-    def update(self, low: float, high: float, *, tensor: str, sample: int) -> None:
+    def update(self, low: NDArray[Any], high: NDArray[Any], *, tensor: str, sample: int) -> None:
         """Take in one batch's minimum and maximum. Raises `UsageError` when they are not finite."""
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise UsageError(
                 f"the activation {tensor!r} holds NaN or infinity at calibration sample {sample}",
                 hint="check the preprocessing of that sample and that the float model is sound on it",
             )
-        self.low = min(self.low, low)
-        self.high = max(self.high, high)
+        self.low = np.minimum(self.low, low)
+        self.high = np.maximum(self.high, high)
+
+    def whole(self) -> tuple[float, float]:
+        """The range of the tensor."""
+        return float(self.low.min()), float(self.high.max())
+
+    def channels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest value of each channel."""
+        return tuple(self.low.reshape(-1).tolist()), tuple(self.high.reshape(-1).tolist())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,8 +104,9 @@ def _sorted_bins(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArra
 def add_reductions(model: Any, ranged: list[str], averaged: dict[str, int]) -> Any:
     """A copy of `model` whose extra outputs are the reductions.
 
-    For every tensor of `ranged`: scalars `<t>/min` and `<t>/max`. For every tensor of `averaged`: the vector
-    `<t>/mean` over all axes but the channel axis given (from the front; the graph's shapes give the rank).
+    For every tensor of `averaged`: the vectors `<t>/min`, `<t>/max` and `<t>/mean` over all axes but the
+    channel axis given (from the front; the graph's shapes give the rank). For every other tensor of
+    `ranged`: scalars `<t>/min` and `<t>/max`.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -108,17 +117,20 @@ def add_reductions(model: Any, ranged: list[str], averaged: dict[str, int]) -> A
     ranks = {
         i.name: len(i.type.tensor_type.shape.dim) for i in [*graph.input, *graph.output, *graph.value_info]
     }
-    for name in ranged:
-        for op, suffix in (("ReduceMin", "min"), ("ReduceMax", "max")):
-            result = f"{name}/{suffix}"
-            graph.node.append(helper.make_node(op, [name], [result], name=result, keepdims=0))
-            graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
-    for name, channel in averaged.items():
-        axes = [a for a in range(ranks[name]) if a != channel]
-        result = f"{name}/mean"
-        graph.initializer.append(helper.make_tensor(f"{result}/axes", TensorProto.INT64, [len(axes)], axes))
-        graph.node.append(
-            helper.make_node("ReduceMean", [name, f"{result}/axes"], [result], name=result, keepdims=0)
-        )
-        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [None]))
+
+    def reduce(name: str, op: str, suffix: str, axes: str) -> None:
+        result = f"{name}/{suffix}"
+        inputs = [name, axes] if axes else [name]
+        graph.node.append(helper.make_node(op, inputs, [result], name=result, keepdims=0))
+        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [None] if axes else []))
+
+    for name in dict.fromkeys([*ranged, *averaged]):
+        axes = ""
+        if name in averaged:
+            axes = f"{name}/axes"
+            kept = [a for a in range(ranks[name]) if a != averaged[name]]
+            graph.initializer.append(helper.make_tensor(axes, TensorProto.INT64, [len(kept)], kept))
+            reduce(name, "ReduceMean", "mean", axes)
+        reduce(name, "ReduceMin", "min", axes)
+        reduce(name, "ReduceMax", "max", axes)
     return observed

@@ -106,3 +106,13 @@ def test_a_graph_without_shapes_is_a_defect_that_is_said():
     del model.graph.value_info[:]
     with pytest.raises(InternalError, match="shape_inference"):
         calibrate(model, pictures(1), policies=POLICIES)
+
+
+def test_ranges_of_channels_are_those_of_recorded_activations():
+    model, samples = classifier(), pictures(7)
+    found = calibrate(model, samples, policies=POLICIES)
+    assert set(found.channels) == set(found.means)
+    image = np.stack([s["image"][0] for s in samples])
+    np.testing.assert_array_equal(found.channels["image"], (image.min((0, 2, 3)), image.max((0, 2, 3))))
+    joined = recorded(model, samples, "flat").reshape(7, 128)
+    np.testing.assert_allclose(found.channels["flat"], (joined.min(0), joined.max(0)), rtol=1e-5, atol=1e-6)
