@@ -17,6 +17,7 @@ __all__ = [
     "CalibrationOptions",
     "DataSource",
     "Metric",
+    "QuantizationOptions",
     "Recipe",
     "SourceOptions",
     "ValidationOptions",
@@ -75,6 +76,32 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationOptions:
+    """How a float network is brought into integers; the algorithms are described in `quantize.algorithms`.
+
+    `bias_correction`: from the means of the calibration pass ("analytic"), or from running the quantized
+    network on the samples ("empirical"). `equalize`: even out the channel scales of layers that follow each
+    other. `smooth`: the share of the outliers of normalized activations that moves into the weights behind
+    them (0: none, up to 1). `weight_clipping`: the scale of weights by their maximum or by least squared
+    error. `rounding`: codes of weights by their own value, or by the error they make on the samples
+    ("learned"). `fine_tune_ranges`: search the ranges of activations by the network's output. `keep`: node
+    name -> the precision it keeps in an "int8" artifact.
+    """
+
+    bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
+    equalize: bool = False
+    smooth: float = 0.0
+    weight_clipping: Literal["max", "mse"] = "max"
+    rounding: Literal["nearest", "learned"] = "nearest"
+    fine_tune_ranges: bool = False
+    keep: dict[str, Literal["float32", "int16x8"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.smooth <= 1.0:
+            raise UsageError(f"smooth: got {self.smooth!r}, allowed: 0 (off) to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOptions:
     """What proves an artifact: samples it has not seen, and a metric. `output` names the output judged."""
 
@@ -115,7 +142,7 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One run: source, targets, precisions, calibration, validation, benchmark, budgets, output folder.
+    """One run: source, targets, precisions, samples and algorithms, validation, benchmark, budgets, output.
 
     `allow_refused` lists "target/precision" pairs whose refusal is expected and does not fail the run.
     `layout` replaces that of every target ("": the target's own). `labels` is a text file with the name of
@@ -128,6 +155,7 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("int8",)
     output: str
     calibration: CalibrationOptions | None = None
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     validation: ValidationOptions | None = None
     benchmark: BenchmarkOptions | None = None
     budgets: Budgets = field(default_factory=Budgets)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from edgekit.core.codec import decode
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import require
+from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import Int8Policy
-from edgekit.quantize.bias_correction import output_shift
+from edgekit.quantize.algorithms.bias_correction import output_shift
+from edgekit.quantize.algorithms.pair_aware import saturation_free_codes
 from edgekit.quantize.calibrate import Calibration, read_calibration
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
 from edgekit.quantize.opset import raise_opset
-from edgekit.quantize.pair_aware import saturation_free_codes
 from edgekit.quantize.placement import Placement, WeightedNode, place
 from edgekit.quantize.scales import (
     Affine,
@@ -31,13 +32,19 @@ from edgekit.quantize.scales import (
 __all__ = ["quantize", "quantize_file"]
 
 
-def quantize_file(*, model: str, calibration: str, policy: dict[str, Any], out: str) -> dict[str, Any]:
+_DEFAULTS = QuantizationOptions()
+
+
+def quantize_file(
+    *, model: str, calibration: str, policy: dict[str, Any], options: dict[str, Any], out: str
+) -> dict[str, Any]:
     """Step: write the QDQ graph of `model` to `out`; says how many tensors and weights were quantized."""
     onnx = require("onnx", needed_for="quantization")
     result, placement = quantize(
         onnx.load(model),
         calibration=read_calibration(Path(calibration)),
         policy=decode(Int8Policy, policy, where="policy"),
+        options=decode(QuantizationOptions, options, where="quantization"),
     )
     with atomic_file(Path(out)) as temporary:
         temporary.write_bytes(result.SerializeToString(deterministic=True))
@@ -45,7 +52,11 @@ def quantize_file(*, model: str, calibration: str, policy: dict[str, Any], out: 
 
 
 def quantize(
-    model: Any, *, calibration: Calibration, policy: Int8Policy, bias_correction: bool = True
+    model: Any,
+    *,
+    calibration: Calibration,
+    policy: Int8Policy,
+    options: QuantizationOptions = _DEFAULTS,
 ) -> tuple[Any, Placement]:
     """The QDQ graph (a new ModelProto) and where its quantizers sit.
 
@@ -61,7 +72,7 @@ def quantize(
     placement = place(index, policy)
     writer = _Writer(index, placement, _affines(placement, calibration, policy), policy)
     for node in placement.weighted:
-        mean = calibration.means.get(node.data) if bias_correction else None
+        mean = calibration.means.get(node.data) if options.bias_correction != "none" else None
         writer.code_weights(node, None if mean is None else np.asarray(mean))
     for node_name, constant in placement.constants:
         writer.code_constant(node_name, constant)

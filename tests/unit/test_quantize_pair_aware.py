@@ -8,7 +8,7 @@ import pytest
 from quantize_models import GraphBuilder
 
 from edgekit.core.cpu import int8_multiply_add_saturates
-from edgekit.quantize.pair_aware import (
+from edgekit.quantize.algorithms.pair_aware import (
     PAIR_LIMIT,
     cap_pairs,
     pair_aware_codes,

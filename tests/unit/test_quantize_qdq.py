@@ -8,8 +8,9 @@ import onnx
 import pytest
 from quantize_models import GraphBuilder, classifier, pictures, run
 
+from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
-from edgekit.quantize.bias_correction import output_shift
+from edgekit.quantize.algorithms.bias_correction import output_shift
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.qdq import quantize
 
@@ -100,7 +101,8 @@ def test_bias_correction_moves_the_mean_back():
     policy = replace(load_target("onnxruntime").int8, weight_bits=7)  # coarse weights: their error counts
     found = calibrate(model, samples, policies=[policy])
     for corrected in (False, True):
-        graph, _ = quantize(model, calibration=found, policy=policy, bias_correction=corrected)
+        options = QuantizationOptions(bias_correction="analytic" if corrected else "none")
+        graph, _ = quantize(model, calibration=found, policy=policy, options=options)
         errors[corrected] = np.abs(np.mean([run(graph, s)["logits"] for s in samples], axis=0) - expected)
     assert errors[True].max() < 0.5 * errors[False].max()
 

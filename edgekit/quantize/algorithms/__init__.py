@@ -1,0 +1,1 @@
+"""What makes an integer network answer more like its float original: one file an algorithm, source cited."""
