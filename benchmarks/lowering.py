@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="the networks as the tests have them")
     parser.add_argument("--python312", default="python3.12")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file in FOLDER/NETWORK")
     for name in PEERS:
         parser.add_argument(f"--{name}", metavar="PYTHON", help=f"an interpreter that has {name}")
     options = parser.parse_args()
@@ -61,8 +63,13 @@ def main() -> None:
     rows = []
     for network in options.networks:
         print(f"== {network}", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix="lowering-") as folder:
-            rows.append(measure(network, Path(folder), pythons, options))
+        with ExitStack() as stack:
+            if options.keep:
+                folder = options.keep / network
+                folder.mkdir(parents=True)
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lowering-")))
+            rows.append(measure(network, folder, pythons, options))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     from edgekit.core.machine import describe_machine
 
@@ -123,8 +130,6 @@ def compare(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Differences and interleaved latency of files that load."""
-    from contextlib import ExitStack
-
     from edgekit.devices.local import Worker
     from edgekit.errors import EdgekitError
     from edgekit.measure.latency import measure_latency, paired_speedup, summarize

@@ -125,6 +125,7 @@ def _edgekit(model: Path, out: Path, precision: str, *_: Path) -> dict[str, Any]
     import flatbuffers
     import onnx
 
+    from edgekit.backends.request import Request
     from edgekit.backends.tflite.backend import lower
     from edgekit.core.target import load_target
 
@@ -133,7 +134,10 @@ def _edgekit(model: Path, out: Path, precision: str, *_: Path) -> dict[str, Any]
     loading = time.perf_counter()
     onnx.load(str(model))
     started, before = time.perf_counter(), _now_mib()
-    lower(model, target=target, precision=precision, out=out, source_digest="")  # type: ignore[arg-type]
+    request = Request(
+        model=model, target=target, precision=precision, out=out, source_digest=""  # type: ignore[arg-type]
+    )
+    lower(request)
     seconds = time.perf_counter() - started
     growth = _peak_mib() - before
     size = model.stat().st_size / 2**20

@@ -1,10 +1,7 @@
 """Lowering: one file or folder per engine, each with `why_not` and `lower`.
 
     why_not(model, target, precision) -> list[Reason]      empty means go
-    lower(model, *, target, precision, out, source_digest, quantized_io, about) -> Artifact
-
-`model` is the canonical float graph for float32 and float16, for int8 and int16x8 the QDQ graph of the
-target's policy, for the other precisions the graph whose weights are coded by it.
+    lower(request) -> Artifact                             see `edgekit.backends.request`
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgekit.backends.request import Request
 from edgekit.core.about import About
 from edgekit.core.codec import decode, encode
 from edgekit.core.target import Precision, Target
@@ -47,8 +45,8 @@ def lower_file(
     if reasons := refusal(profile, precision):
         raise Unsupported(f"{profile.name} does not do {precision}", reasons=reasons)
     backend = import_module(f"edgekit.backends.{profile.engine}")
-    artifact = backend.lower(
-        Path(model),
+    request = Request(
+        model=Path(model),
         target=profile,
         precision=precision,
         out=Path(out),
@@ -56,5 +54,5 @@ def lower_file(
         quantized_io=quantized_io,
         about=decode(About, about or {}, where="about"),
     )
-    manifest: dict[str, Any] = encode(artifact.manifest)
+    manifest: dict[str, Any] = encode(backend.lower(request).manifest)
     return manifest

@@ -17,8 +17,8 @@ from edgekit.backends.onnx_graph import (
     tensor_ios,
 )
 from edgekit.backends.onnx_rules import Rule, broken_rules
-from edgekit.core.about import NOTHING, About
-from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.backends.request import Request
+from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import dynamic_of
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import STORED, Precision, Target
@@ -72,20 +72,12 @@ def _refused_by(onnxruntime: Any, graph: bytes) -> list[Reason]:
     return []
 
 
-def lower(
-    model: Path,
-    *,
-    target: Target,
-    precision: Precision,
-    out: Path,
-    source_digest: str,
-    quantized_io: bool = False,
-    about: About = NOTHING,
-) -> Artifact:
+def lower(request: Request) -> Artifact:
     """Write `out/model.onnx` and its manifest. Raises `Unsupported` with ONNX Runtime's reason."""
+    target, precision = request.target, request.precision
     onnx = require("onnx", needed_for=f"target {target.name}")
     onnxruntime = require("onnxruntime", needed_for=f"target {target.name}")
-    graph = onnx.load(str(model))
+    graph = onnx.load(str(request.model))
     dynamic = dynamic_of(graph)
     if reasons := _known_faults(graph):
         raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
@@ -96,7 +88,7 @@ def lower(
     elif precision == "float16":
         graph, kept = float16_weights(graph)
         notes = tuple(f"{name} leaves the range of float16 and stays float32" for name in kept)
-    elif precision == "int8" and quantized_io:
+    elif precision == "int8" and request.quantized_io:
         graph, scales = integer_io(graph)
     elif precision in STORED:
         graph, notes = _stored(graph, target, precision)
@@ -104,17 +96,12 @@ def lower(
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):
         raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
-    (out / "model.onnx").write_bytes(payload)
+    (request.out / "model.onnx").write_bytes(payload)
     inputs, outputs = tensor_ios(graph, scales)
-    return write_artifact(
-        out,
-        target=target,
-        precision=precision,
-        model="model.onnx",
+    return request.answer(
+        "model.onnx",
         inputs=inputs,
         outputs=outputs,
-        source_digest=source_digest,
-        about=about,
         dynamic=dynamic,
         versions={"onnx": installed_version("onnx"), "onnxruntime": onnxruntime.__version__},
         options=target.weight_options if precision in STORED else None,

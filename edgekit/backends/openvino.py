@@ -17,8 +17,8 @@ from edgekit.backends.onnx_graph import (
 )
 from edgekit.backends.onnx_rules import broken_rules
 from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports
-from edgekit.core.about import NOTHING, About
-from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.backends.request import Request
+from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import dynamic_of
 from edgekit.core.packages import installed_version, require
 from edgekit.core.target import STORED, Precision, Target
@@ -50,23 +50,15 @@ def _refused(graph: Any, path: Path, target: Target) -> list[Reason]:
     return changed_ports(compiled, inputs, outputs, engine=engine)
 
 
-def lower(
-    model: Path,
-    *,
-    target: Target,
-    precision: Precision,
-    out: Path,
-    source_digest: str,
-    quantized_io: bool = False,
-    about: About = NOTHING,
-) -> Artifact:
+def lower(request: Request) -> Artifact:
     """Write `out/model.xml`, `out/model.bin` and the manifest; raises `Unsupported` with the reason."""
+    target, precision = request.target, request.precision
     onnx = require("onnx", needed_for=f"target {target.name}")
     openvino = require("openvino", needed_for=f"target {target.name}")
-    graph = onnx.load(str(model))
+    graph = onnx.load(str(request.model))
     dynamic = dynamic_of(graph)
     scales: dict[str, IOScale] = {}
-    if precision == "int8" and quantized_io:
+    if precision == "int8" and request.quantized_io:
         graph, scales = integer_io(graph)
     if precision in STORED and (missing := nothing_stored(graph, precision)):
         raise Unsupported(f"{target.name} has no use for {precision} here", reasons=missing)
@@ -77,17 +69,12 @@ def lower(
         if reasons := _refused(graph, source, target):
             raise Unsupported(f"{target.name} cannot run this model", reasons=reasons)
         network = _read(openvino, source)
-        openvino.save_model(network, str(out / "model.xml"), compress_to_fp16=precision == "float16")
+        openvino.save_model(network, str(request.out / "model.xml"), compress_to_fp16=precision == "float16")
     inputs, outputs = tensor_ios(graph, scales)
-    return write_artifact(
-        out,
-        target=target,
-        precision=precision,
-        model="model.xml",
+    return request.answer(
+        "model.xml",
         inputs=inputs,
         outputs=outputs,
-        source_digest=source_digest,
-        about=about,
         dynamic=dynamic,
         options=target.weight_options if precision in STORED else None,
         notes=stored_notes(graph) if precision in STORED else (),

@@ -47,6 +47,7 @@ def run(folder: Path, name: str, engine: str, precision: Any = "float32") -> dic
     """Lower the prepared case for an engine, run it, compare."""
     import onnx
 
+    from edgekit.backends.request import Request
     from edgekit.core.target import load_target
     from edgekit.runtime import Session
 
@@ -56,7 +57,9 @@ def run(folder: Path, name: str, engine: str, precision: Any = "float32") -> dic
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         try:
-            lower(path, target=load_target(engine), precision=precision, out=out, source_digest="0" * 64)
+            lower(Request(
+                model=path, target=load_target(engine), precision=precision, out=out, source_digest="0" * 64
+            ))  # fmt: skip
         except (Unsupported, UsageError) as err:
             return _refused(err, graph)
         with Session(out, threads=1, layout="source") as session:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgekit.backends.request import Request
 from edgekit.backends.tflite import lower
 from edgekit.core.artifact import Artifact
 from edgekit.core.target import load_target
@@ -122,9 +123,10 @@ def lowered(model: Any, folder: Path, precision: str = "float32", **options: Any
     target = load_target("tflite")
     if layout := options.pop("layout", ""):
         target = replace(target, layout=layout)
-    return lower(
-        path, target=target, precision=precision, out=folder / precision, source_digest="0" * 64, **options
-    )
+    return lower(Request(
+        model=path, target=target, precision=precision, out=folder / precision, source_digest="0" * 64,
+        **options,
+    ))  # fmt: skip
 
 
 def invoke(artifact: Artifact, values: Mapping[str, np.ndarray]) -> Ran:

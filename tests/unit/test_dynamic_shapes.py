@@ -10,6 +10,7 @@ from tflite_models import Qdq, graph, reference, relative_error
 from tflite_networks import NETWORKS, Net
 
 from edgekit.backends import onnxruntime, openvino, tflite
+from edgekit.backends.request import Request
 from edgekit.core.dynamic import Dynamic, dynamic_of
 from edgekit.core.target import load_target
 from edgekit.errors import Unsupported, UsageError
@@ -101,7 +102,8 @@ def lowered(model, folder, engine, precision):
     onnx.save(model, path)
     target, out = load_target(engine), folder / engine
     out.mkdir()
-    return BACKENDS[engine].lower(path, target=target, precision=precision, out=out, source_digest="0" * 64)
+    request = Request(model=path, target=target, precision=precision, out=out, source_digest="0" * 64)
+    return BACKENDS[engine].lower(request)
 
 
 # The integer case has 8-bit weights, which saturate in the other engines on x86 without VNNI.

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from edgekit.backends import refusal
+from edgekit.backends.request import Request
 from edgekit.backends.tflite.builder import Builder
 from edgekit.backends.tflite.checks import check_graph
 from edgekit.backends.tflite.cleanup import (
@@ -24,8 +25,7 @@ from edgekit.backends.tflite.lowering import OPERATORS
 from edgekit.backends.tflite.onnx_graph import OnnxGraph, read_graph
 from edgekit.backends.tflite.stored_weights import store_precision
 from edgekit.backends.tflite.writer import serialize
-from edgekit.core.about import NOTHING, About
-from edgekit.core.artifact import Artifact, write_artifact
+from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import Dynamic
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import installed_version
@@ -46,28 +46,18 @@ def why_not(model: Path, target: Target, precision: Precision) -> list[Reason]:
     return build_in_every_size(model, build)[1]
 
 
-def lower(
-    model: Path,
-    *,
-    target: Target,
-    precision: Precision,
-    out: Path,
-    source_digest: str,
-    quantized_io: bool = False,
-    about: About = NOTHING,
-) -> Artifact:
+def lower(request: Request) -> Artifact:
     """Write `out/model.tflite` and its manifest.
 
-    `model` is an ONNX file of static shapes: the float graph for float32 and float16, for int8 and int16x8
-    the QDQ graph, else the one with coded weights; its scales and zero points are those of the file. With
-    `quantized_io` inputs and outputs that have a quantizer are integers. The file and the manifest carry what
-    `about` says. Raises `Unsupported` with every reason found.
+    The scales and zero points of the graph are those of the file. Raises `Unsupported` with every reason
+    found.
     """
+    target, precision, out = request.target, request.precision, request.out
     reasons = refusal(target, precision)
     graph, dynamic = Graph(), None
     if not reasons:
-        build = partial(build_graph, target=target, precision=precision, quantized_io=quantized_io)
-        graph, reasons, dynamic = build_in_every_size(model, build)
+        build = partial(build_graph, target=target, precision=precision, quantized_io=request.quantized_io)
+        graph, reasons, dynamic = build_in_every_size(request.model, build)
     if reasons:
         raise Unsupported(f"LiteRT cannot run this model in {precision}", reasons=reasons)
     notes = graph.notes
@@ -76,16 +66,11 @@ def lower(
     check_graph(graph)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / MODEL_NAME) as temporary:
-        temporary.write_bytes(serialize(graph, about=about))
-    return write_artifact(
-        out,
-        target=target,
-        precision=precision,
-        model=MODEL_NAME,
+        temporary.write_bytes(serialize(graph, about=request.about))
+    return request.answer(
+        MODEL_NAME,
         inputs=tuple(tensor_io(port, dynamic) for port in graph.inputs),
         outputs=tuple(tensor_io(port, dynamic) for port in graph.outputs),
-        source_digest=source_digest,
-        about=about,
         dynamic=dynamic,
         versions={"ai-edge-litert": installed_version("ai-edge-litert")},
         notes=tuple(notes),
