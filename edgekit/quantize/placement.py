@@ -4,14 +4,19 @@ An op type of `policy.integer_ops` has quantizers on its inputs and its output; 
 lets it absorb lies before the output quantizer. An op of `policy.shared_scale_ops` is integer when what it
 reads is, and its tensors form one group with one scale. A kernel with a fixed output scale keeps it; where
 such a tensor meets a group of another scale, the edge is requantized.
+
+A node that is kept in float32 has no quantizers of its own: it reads what its integer neighbours quantize,
+and the plain value where none of them wrote it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgekit.core.target import FixedScale, Int8Policy
+from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
@@ -41,7 +46,8 @@ class Placement:
     the tensors it shares a scale with. `fixed`: representative -> imposed scale. `requantized`: (node name,
     tensor) edges that need a second quantizer with the scale of the node's output group. `weighted`: nodes
     with constant weights to be coded. `constants`: (node name, initializer) operands coded like activations.
-    `symmetric`: representatives whose zero point must be 0.
+    `symmetric`: representatives whose zero point must be 0. `plain_reads`: (node name, tensor) edges on which
+    a node that is kept in float32 reads a quantized tensor before its quantizer.
     """
 
     tensors: tuple[str, ...]
@@ -52,14 +58,24 @@ class Placement:
     constants: tuple[tuple[str, str], ...]
     integer_nodes: frozenset[str] = field(default_factory=frozenset)
     symmetric: frozenset[str] = field(default_factory=frozenset)
+    plain_reads: frozenset[tuple[str, str]] = field(default_factory=frozenset)
 
 
-def place(index: GraphIndex, policy: Int8Policy) -> Placement:
-    """Lay `policy` over the graph. Every node must have a name."""
+def place(index: GraphIndex, policy: Int8Policy, keep: Collection[str] = ()) -> Placement:
+    """Lay `policy` over the graph, but leave the nodes named by `keep` in float32.
+
+    Every node must have a name. An operator that absorbs a kept activation is kept with it. What is quantized
+    is never more than without `keep`. Raises `UsageError` for a name that no node has.
+    """
+    kept = _kept(index, policy, keep)
     weighted = _weighted_nodes(index, policy)
-    integer = {n.name for n in index.model.graph.node if _runs_integer(index, policy, n, weighted)}
+    integer = {
+        n.name
+        for n in index.model.graph.node
+        if n.name not in kept and _runs_integer(index, policy, n, weighted)
+    }
     wanted = _directly_wanted(index, policy, integer)
-    shared = _spread_through_shared(index, policy, wanted)
+    shared = _spread_through_shared(index, policy, wanted, kept)
     group, requantized = _groups(index, shared, wanted, _fixed_tensors(index, policy, integer))
     fixed = {group[t]: s for t, s in _fixed_tensors(index, policy, integer).items() if t in wanted}
     constants = tuple(
@@ -83,6 +99,43 @@ def place(index: GraphIndex, policy: Int8Policy) -> Placement:
             for n in index.model.graph.node
             if n.name in integer and n.op_type in policy.symmetric_right_ops and n.input[1] in group
         ),
+        plain_reads=_plain_reads(index, policy, kept, wanted, integer | {n.name for n in shared}),
+    )
+
+
+def _kept(index: GraphIndex, policy: Int8Policy, keep: Collection[str]) -> set[str]:
+    nodes = {n.name: n for n in index.model.graph.node}
+    unknown = sorted(set(keep) - set(nodes))
+    if unknown:
+        raise UsageError(
+            "nodes that are to keep a precision are not in the graph",
+            problems=[f"{name!r}; {nearest(name, nodes)}" for name in unknown],
+            hint="`edgekit analyze` lists the nodes that can be quantized",
+        )
+    kept = set(keep)
+    for node in nodes.values():
+        end = index.producer.get(_end_of_fusion(index, policy, node))
+        if end is not None and end.name in kept:
+            kept.add(node.name)
+    return kept
+
+
+def _plain_reads(
+    index: GraphIndex, policy: Int8Policy, kept: set[str], wanted: set[str], integer: set[str]
+) -> frozenset[tuple[str, str]]:
+    """The edges from what no integer node writes to nodes that are kept in float32."""
+    written = {
+        name
+        for n in index.model.graph.node
+        if n.name in integer
+        for name in (*n.output, _end_of_fusion(index, policy, n))
+    }
+    return frozenset(
+        (n.name, i)
+        for n in index.model.graph.node
+        if n.name in kept
+        for i in n.input
+        if i in wanted and i not in written
     )
 
 
@@ -155,14 +208,16 @@ def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -
     return wanted
 
 
-def _spread_through_shared(index: GraphIndex, policy: Int8Policy, wanted: set[str]) -> list[Any]:
+def _spread_through_shared(
+    index: GraphIndex, policy: Int8Policy, wanted: set[str], kept: set[str]
+) -> list[Any]:
     """Extend `wanted` through ops that only move values; returns those ops."""
     shared: dict[str, Any] = {}
     changed = True
     while changed:
         changed = False
         for node in index.model.graph.node:
-            if node.op_type not in policy.shared_scale_ops or node.name in shared:
+            if node.op_type not in policy.shared_scale_ops or node.name in shared or node.name in kept:
                 continue
             data = _data_inputs(node)
             if not any(i in wanted for i in data) or not all(index.is_float_activation(i) for i in data):

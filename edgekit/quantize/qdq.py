@@ -69,7 +69,7 @@ def quantize(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     index = index_graph(quantized)
-    placement = place(index, policy)
+    placement = place(index, policy, keep=options.keep)
     writer = _Writer(index, placement, _affines(placement, calibration, policy), policy)
     for node in placement.weighted:
         mean = calibration.means.get(node.data) if options.bias_correction != "none" else None
@@ -239,7 +239,10 @@ class _Writer:
         _replace_input(self.nodes[node_name], constant, output)
 
     def quantize_tensor(self, tensor: str) -> None:
-        """Put QuantizeLinear and DequantizeLinear behind a tensor; every reader reads the second."""
+        """Put QuantizeLinear and DequantizeLinear behind a tensor; its readers read the second.
+
+        Those of `plain_reads` go on reading the tensor itself.
+        """
         is_output = tensor in self.index.outputs
         if is_output and tensor in self.index.producer:
             raw, result = self.unique(f"{tensor}_float"), tensor
@@ -248,7 +251,8 @@ class _Writer:
         else:
             raw, result = tensor, self.unique(f"{tensor}_dq")
         for node in self.index.readers.get(tensor, ()):
-            _replace_input(node, tensor, result)
+            plain = (node.name, tensor) in self.placement.plain_reads
+            _replace_input(node, tensor, raw if plain else result)
         self.insertions.append(_Insertion(raw, self.pair(raw, result, self.affines[tensor])))
 
     def requantize_edge(self, node_name: str, tensor: str) -> None:

@@ -13,6 +13,7 @@ from conformance_cases import Case
 from conformance_run import Outcome, run_cases
 from tflite_models import reference
 
+from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.qdq import quantize
@@ -25,13 +26,22 @@ INT8_STEPS = 6
 Make = Callable[[int], Any]
 
 
-def answers(stage: str, folder: Path, make: Make, seeds: Iterable[int]) -> dict[str, Outcome]:
-    """The outcome for the random graph of every seed, in `stage`: an engine, or "ENGINE:int8"."""
+def answers(
+    stage: str, folder: Path, make: Make, seeds: Iterable[int], *, mixed: bool = False
+) -> dict[str, Outcome]:
+    """The outcome for the random graph of every seed, in `stage`: an engine, or "ENGINE:int8".
+
+    `mixed` keeps random nodes of each int8 graph in float32.
+    """
     names = []
     for seed in seeds:
         name = f"{make.__name__}-{seed}"
-        write = _write_int8 if stage.endswith(":int8") else _write_float
-        write(folder / name, name, make(seed), stage.partition(":")[0])
+        model = make(seed)
+        if stage.endswith(":int8"):
+            keep = random_mixture(model, seed) if mixed else {}
+            _write_int8(folder / name, name, model, stage.partition(":")[0], keep)
+        else:
+            _write_float(folder / name, name, model)
         names.append(name)
     if ":" in stage:
         return run_cases(stage, folder, names)
@@ -47,23 +57,34 @@ def random_feeds(model: Any, seed: int) -> dict[str, np.ndarray]:
     return {n: np.asarray(random.standard_normal(s), np.float32) for n, s in shapes.items()}
 
 
-def quantized(model: Any, target: str) -> Any:
-    """The QDQ graph of a target's policy, calibrated on eight samples."""
+def random_mixture(model: Any, seed: int) -> dict[str, Any]:
+    """A tenth to nine tenths of the nodes, to be kept in float32; the first one or the last one is not."""
+    random = np.random.default_rng([seed, 1])
+    share = random.uniform(0.1, 0.9)
+    names = [n.name for n in model.graph.node]
+    names.pop(int(random.choice([0, -1])))
+    return {name: "float32" for name in names if random.random() < share}
+
+
+def quantized(model: Any, target: str, keep: dict[str, Any] | None = None) -> Any:
+    """The QDQ graph of a target's policy, calibrated on eight samples; `keep` names nodes left in float."""
     policy = load_target(target).int8
     assert policy is not None
     samples = [random_feeds(model, seed) for seed in range(100, 108)]
-    return quantize(model, calibration=calibrate(model, samples, policies=[policy]), policy=policy)[0]
+    found = calibrate(model, samples, policies=[policy])
+    options = QuantizationOptions(keep=keep or {})
+    return quantize(model, calibration=found, policy=policy, options=options)[0]
 
 
-def _write_float(place: Path, name: str, model: Any, engine: str) -> None:
+def _write_float(place: Path, name: str, model: Any) -> None:
     feeds = random_feeds(model, 0)
     expected = list(reference(model, feeds).values())
     largest = max(float(np.abs(array).max()) for array in expected)
     _write(place, _case(name, model, feeds, expected, bound=FLOAT_BOUND * max(1.0, largest)))
 
 
-def _write_int8(place: Path, name: str, model: Any, engine: str) -> None:
-    graph = quantized(model, engine)
+def _write_int8(place: Path, name: str, model: Any, engine: str, keep: dict[str, Any]) -> None:
+    graph = quantized(model, engine, keep)
     feeds = random_feeds(model, 0)
     expected = list(reference(graph, feeds).values())
     step = max(_step(graph, expected), 1e-9)

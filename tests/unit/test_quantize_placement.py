@@ -1,9 +1,11 @@
 """Where quantizers sit."""
 
 import numpy as np
+import pytest
 from quantize_models import GraphBuilder, classifier
 
 from edgekit.core.target import load_target
+from edgekit.errors import UsageError
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.placement import place
@@ -106,3 +108,42 @@ def test_a_concat_absorbs_its_activation_where_it_rescales():
     index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["last"]))
     assert "joined" not in place(index, ORT).tensors
     assert "relu" in place(index, ORT).tensors
+
+
+def test_a_node_kept_in_float_reads_what_its_integer_neighbour_writes_and_nothing_is_put_behind_it():
+    plain, mixed = (place(index_graph(classifier()), ORT, keep) for keep in ((), ("project",)))
+    assert mixed.tensors == plain.tensors  # the sum behind it still reads integers
+    assert plain.integer_nodes - mixed.integer_nodes == {"project"}
+    assert {w.name for w in plain.weighted} - {w.name for w in mixed.weighted} == {"project"}
+    assert not mixed.plain_reads  # the depthwise convolution before it writes integers
+
+
+def test_a_chain_of_kept_nodes_is_float_throughout():
+    placement = place(index_graph(classifier()), ORT, ("depthwise", "project", "joined"))
+    assert not {"depthwise.y", "project"} & set(placement.tensors)
+    assert {"stem.y", "flat"} <= set(placement.tensors)
+
+
+def test_a_kept_node_reads_the_plain_value_where_no_integer_node_wrote_it():
+    b = GraphBuilder()
+    b.add("Add", [b.conv("image", "left", 3, 4), b.conv("image", "right", 3, 4)], "sum")
+    placement = place(index_graph(b.build({"image": [1, 3, 8, 8]}, ["sum"])), ORT, ("left",))
+    assert "image" in placement.tensors
+    assert placement.plain_reads == {("left", "image")}
+
+
+def test_keeping_an_absorbed_activation_keeps_what_absorbs_it():
+    placement = place(index_graph(classifier()), TFLITE, ("depthwise.y",))
+    assert "depthwise" not in placement.integer_nodes
+
+
+def test_a_kept_node_that_moves_values_ends_the_group():
+    placement = place(index_graph(classifier()), TFLITE, ("pooled",))
+    assert placement.group["joined"] != placement.group["flat"]
+    assert "pooled" not in placement.tensors
+
+
+def test_an_unknown_kept_node_names_its_neighbour():
+    with pytest.raises(UsageError, match="depthwise") as caught:
+        place(index_graph(classifier()), TFLITE, ("depthwize",))
+    assert "analyze" in str(caught.value)
