@@ -113,9 +113,11 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     if precision in CALIBRATED and not quantizers:
         why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear"
         return [Reason(why=why, hint="quantize it first: edgekit convert --calibration DATA")]
-    codes = "int16" if precision == "int16x8" else "int8"
-    if quantizers and source.codes != codes:
-        return [Reason(why=f"the activations of this graph are {source.codes}, {precision} has {codes}")]
+    wanted = "int16" if precision == "int16x8" else "int8"
+    found = source.activation_codes()
+    if found and wanted not in found:  # a mixture has both
+        codes = ", ".join(sorted(found))
+        return [Reason(why=f"the activations of this graph are {codes}, {precision} has {wanted}")]
     return []
 
 

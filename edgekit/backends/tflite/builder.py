@@ -54,7 +54,7 @@ class Builder:
         dtype, shape = self.source.dtypes[name], self.source.shapes[name]
         quant = quant_after(self.source, name) if self.quantized_io else None
         if quant is not None:
-            tensor = Tensor(name=name, shape=shape, dtype=self.source.codes, quant=quant)
+            tensor = Tensor(name=name, shape=shape, dtype=quant.codes, quant=quant)
             self.integers[name] = tensor
         else:
             tensor = Tensor(name=name, shape=shape, dtype=dtype)
@@ -119,15 +119,15 @@ class Builder:
         if not self.source.declared(step.node):
             quantize(Op(self, step))
             return
-        if quantizer is None or quantizer.dtype != self.source.codes or len(quantizer.quant.scales) > 1:
-            raise Refusal("only int8 and uint8, or only int16, with one constant scale are lowered")
-        if quantizer.dtype == "int16" and quantizer.quant.zero_point:
+        if quantizer is None or not quantizer.activation:
+            raise Refusal("only int8, uint8 and int16 with one constant scale are lowered")
+        if quantizer.quant.codes == "int16" and quantizer.quant.zero_point:
             raise Refusal("int16 activations with a zero point", "LiteRT's int16 kernels take 0 alone")
         known = self.integers.get(name)
         if known is None or known.quant != quantizer.quant:
             value = self.value(name)
             known = Tensor(
-                name=name, shape=value.shape, dtype=self.source.codes, quant=quantizer.quant
+                name=name, shape=value.shape, dtype=quantizer.quant.codes, quant=quantizer.quant
             )
             self.operator("QUANTIZE", [value], [known], origin=step.node.name)
             self.integers.setdefault(name, known)

@@ -19,12 +19,13 @@ OptionValue = int | float | bool | str | tuple[int, ...]
 class Quant:
     """real = scale * (integer - zero_point); one scale, or one for each index along `axis`.
 
-    Scales are float32 values held as Python floats, so equality is exact.
+    Scales are float32 values held as Python floats, so equality is exact. `codes`: their integers' dtype.
     """
 
     scales: tuple[float, ...]
     zero_point: int = 0
     axis: int = 0
+    codes: str = "int8"
 
     @property
     def scale(self) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Quant
 from edgekit.backends.tflite.qlinear import expand_qlinear
+from edgekit.backends.tflite.reading import read_apart
 from edgekit.backends.tflite.unfold import expand_functions, unfold
 from edgekit.core.packages import require
 from edgekit.errors import Reason
@@ -18,7 +19,6 @@ from edgekit.errors import Reason
 __all__ = ["Node", "OnnxGraph", "Quantizer", "read_graph"]
 
 _CODES = ("int4", "int8", "uint8", "int16", "int32")
-_WEIGHT_BYTES = 4096  # more than any shape, scale or list of axes takes
 _FOLD_LIMIT = 1 << 24  # elements: a larger constant result is left to the engine's own arithmetic
 
 
@@ -38,16 +38,17 @@ class Quantizer:
     """The parameters of a QuantizeLinear or DequantizeLinear node; uint8 codes are shifted by 128 to int8."""
 
     quant: Quant
-    dtype: str
     shift: int = 0
+
+    @property
+    def activation(self) -> bool:
+        """Whether activations may be such codes: int8 or int16, with one scale."""
+        return self.quant.codes in ("int8", "int16") and len(self.quant.scales) == 1
 
 
 @dataclass(slots=True, kw_only=True)
 class OnnxGraph:
-    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value.
-
-    `codes` is the dtype of quantized activations in LiteRT: int8 (uint8 is shifted to it) or int16.
-    """
+    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value."""
 
     nodes: list[Node]
     inputs: tuple[str, ...]
@@ -58,7 +59,6 @@ class OnnxGraph:
     readers: dict[str, list[Node]] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
     quantizers: dict[Node, Quantizer | None] = field(default_factory=dict)
-    codes: str = "int8"
 
     def connect(self) -> None:
         """Find the readers and writers of every value; after nodes were changed, again."""
@@ -100,8 +100,14 @@ class OnnxGraph:
             scales=tuple(float(s) for s in np.atleast_1d(scale).ravel()),
             zero_point=int(zeros[0]) - shift,
             axis=axis % rank if scale.size > 1 else 0,
+            codes="int8" if dtype == "uint8" else dtype,
         )
-        return Quantizer(quant=quant, dtype="int8" if dtype == "uint8" else dtype, shift=shift)
+        return Quantizer(quant=quant, shift=shift)
+
+    def activation_codes(self) -> set[str]:
+        """The dtypes of the quantized activations."""
+        found = [self.quantizer(node) for node in self.nodes if node.op_type == "QuantizeLinear"]
+        return {quantizer.quant.codes for quantizer in found if quantizer is not None}
 
     def declared(self, node: Node) -> bool:
         """Whether the codes of this (de)quantizer are a tensor with a scale; else they are plain integers.
@@ -117,7 +123,7 @@ class OnnxGraph:
             while writer is not None and writer.op_type != "QuantizeLinear" and writer.inputs:
                 writer = self.writers.get(writer.inputs[0])
             return writer is not None and self.quantizer(writer) == quantizer and self.declared(writer)
-        if quantizer is None or quantizer.dtype != self.codes or len(quantizer.quant.scales) > 1:
+        if quantizer is None or not quantizer.activation:
             return False
         readers = self.readers.get(node.outputs[0], [])
         return node.outputs[0] not in self.outputs and all(
@@ -134,31 +140,17 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
     Function operators that are not in `whole` become their bodies, decided control flow becomes plain nodes.
     """
     onnx = require("onnx", needed_for="reading the graph to lower")
-    model = expand_functions(expand_qlinear(onnx.load(str(path))), whole)
+    model, weights = read_apart(path)
+    model = expand_functions(expand_qlinear(model), whole)
     while True:
-        model = _with_shapes(model, onnx)
-        result, reasons = _read(model, onnx)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        result, reasons = _read(model, weights, onnx)
         model, unfolded = unfold(model, result.constants, result.shapes)
         if unfolded:
             model = expand_functions(model, whole)
         elif not reasons or not _bake(model, result, onnx):
             break
     return (None, reasons) if reasons else (result, [])
-
-
-def _with_shapes(model: Any, onnx: Any) -> Any:
-    """Shape inference, which copies the whole file several times, on the file without its weights."""
-    kinds = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "INT8", "UINT8")}
-    weights = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_type in kinds and len(tensor.raw_data) > _WEIGHT_BYTES:
-            weights[tensor.name] = tensor.raw_data
-            tensor.ClearField("raw_data")
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.raw_data = weights.pop(tensor.name)
-    return model
 
 
 def _bake(model: Any, result: OnnxGraph, onnx: Any) -> bool:
@@ -172,9 +164,12 @@ def _bake(model: Any, result: OnnxGraph, onnx: Any) -> bool:
     return bool(gone)
 
 
-def _read(model: Any, onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
+def _read(model: Any, weights: Mapping[str, Array], onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
     graph = model.graph
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    constants = {
+        t.name: weights[t.name] if t.name in weights else onnx.numpy_helper.to_array(t)
+        for t in graph.initializer
+    }
     shapes, dtypes, reasons = _value_types(graph, onnx)
     for name, array in constants.items():
         shapes[name], dtypes[name] = array.shape, str(array.dtype)
@@ -201,9 +196,6 @@ def _read(model: Any, onnx: Any) -> tuple[OnnxGraph, list[Reason]]:
             )
         result.nodes.append(node)
     result.connect()
-    zero_points = (n.inputs[2] for n in result.nodes if n.op_type == "QuantizeLinear" and len(n.inputs) > 2)
-    if any(str(constants[z].dtype) == "int16" for z in zero_points if z in constants):
-        result.codes = "int16"
     return result, reasons
 
 

@@ -93,8 +93,8 @@ class Op:
 
     @property
     def codes(self) -> str:
-        """The dtype of quantized activations: int8, or int16."""
-        return self.builder.source.codes
+        """The dtype of the codes that an integer step computes: int8, or int16."""
+        return self.step.quant.codes if self.step.quant is not None else "int8"
 
     def attr(self, name: str, default: T) -> T:
         """An attribute, or `default`; lists become tuples."""

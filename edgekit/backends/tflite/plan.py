@@ -25,8 +25,10 @@ Bounds = tuple[float, float]
 
 _INT16_OPS = frozenset(
     (
-        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat"),
-        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"),
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "LeakyRelu"),
+        *("MaxPool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"),
+        *("Concat", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Pad"),
+        *("Tile", "Expand", "Gather", "GatherElements", "GatherND", "CenterCropPad", "Identity", "Dropout"),
     )
 )
 _FLOAT_ACTIVATIONS: dict[Bounds, Activation] = {
@@ -54,6 +56,13 @@ class Site:
         if writer is not None and writer.op_type == "DequantizeLinear":
             name = writer.inputs[0]
         return self.graph.constants.get(name)
+
+    @property
+    def codes(self) -> str:
+        """The dtype of the quantized activations it reads: that of the first one."""
+        read = (q for i, q in enumerate(self.inputs) if q is not None and self.constant(i) is None)
+        found = next(read, self.output)
+        return found.codes if found is not None else "int8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +139,7 @@ def _decide(
         quant = quant_after(graph, partner.outputs[0])
         site = Site(graph=graph, node=node, inputs=inputs, output=quant)
         if quant is not None and _integer(site, lowering):
-            activation, clip = _integer_activation(bounds, quant, graph.codes)
+            activation, clip = _integer_activation(bounds, quant)
             step = Step(
                 node=node,
                 outputs=partner.outputs,
@@ -150,13 +159,19 @@ def _decide(
 
 
 def _integer(site: Site, lowering: Lowering) -> bool:
-    if lowering.integer is None or (site.graph.codes == "int16" and not _int16(site)):
+    if lowering.integer is None or (site.codes == "int16" and not _int16(site)):
         return False
+    if not lowering.moves and site.output is not None and site.output.codes != site.codes:
+        return False  # no kernel reads codes of one width and writes another
     return lowering.integer(site)
 
 
 def _int16(site: Site) -> bool:
-    """Whether LiteRT's kernel was proven right on int16 activations; a product of two activations is not."""
+    """Whether LiteRT's kernel is at most one step off on int16 activations; others run as float islands.
+
+    A product of two activations is wrong, DEPTH_TO_SPACE and SPACE_TO_DEPTH do not take int16, and float
+    LOGISTIC, TANH and SOFTMAX between two casts run in XNNPACK, which takes no int16.
+    """
     op_type = site.node.op_type
     return op_type in _INT16_OPS and (op_type != "MatMul" or site.constant(1) is not None)
 
@@ -171,7 +186,7 @@ def quant_after(graph: OnnxGraph, value: str) -> Quant | None:
         if reader.op_type != "QuantizeLinear" or reader.inputs[0] != value or not graph.declared(reader):
             return None
         quantizer = graph.quantizer(reader)
-        if quantizer is None or quantizer.dtype != graph.codes or len(quantizer.quant.scales) > 1:
+        if quantizer is None or not quantizer.activation:
             return None
         found.add(quantizer.quant)
     return found.pop() if len(found) == 1 else None
@@ -198,14 +213,14 @@ def clip_bounds(graph: OnnxGraph, node: Node) -> Bounds | None:
     return bounds[0], bounds[1]
 
 
-def _integer_activation(bounds: Bounds, quant: Quant, codes: str) -> tuple[Activation, Bounds | None]:
+def _integer_activation(bounds: Bounds, quant: Quant) -> tuple[Activation, Bounds | None]:
     """The fused activation that clips codes as the clip before the quantizer clips values.
 
     Quantization is monotone, so clip(q(x), q(low), q(high)) is q(clip(x, low, high)); a bound whose code lies
     outside their dtype does nothing.
     """
     low, high = bounds
-    limits = np.iinfo(codes)
+    limits = np.iinfo(quant.codes)
     with np.errstate(over="ignore"):
         ends = np.rint(np.asarray(bounds, np.float32) / np.float32(quant.scale)) + quant.zero_point
     low_idle, high_idle = bool(ends[0] <= limits.min), bool(ends[1] >= limits.max)

@@ -114,15 +114,15 @@ def _codes(weight: Tensor, quantizer: Quantizer, axis: int) -> Tensor | None:
     quant = replace(quant, axis=axis if len(quant.scales) > 1 else 0)
     scales = _along(quant, weight.data.ndim)
     codes = np.rint(weight.data.astype(np.float64) / scales.astype(np.float64))
-    low, high = (-8, 7) if quantizer.dtype == "int4" else (-127, 127)
+    low, high = (-8, 7) if quantizer.quant.codes == "int4" else (-127, 127)
     if codes.min() < low or codes.max() > high:
         return None
     if not np.array_equal(codes.astype(np.float32) * scales, weight.data):
         return None
     return Tensor(
-        name=f"{weight.name}/{quantizer.dtype}",
+        name=f"{weight.name}/{quantizer.quant.codes}",
         shape=weight.shape,
-        dtype=quantizer.dtype,
+        dtype=quantizer.quant.codes,
         data=codes.astype(np.int8),
         quant=quant,
     )

@@ -60,10 +60,32 @@ _INT8_IS_2 = frozenset(
         "TRANSPOSE",
     )
 )
+_DATA = {"TRANSPOSE_CONV": 2, "SPLIT": 1}  # the input that holds the data
 _RANK_5 = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 4}
 _BROADCAST_5 = {"SUB": 3, "DIV": 2, "MAXIMUM": 3, "MINIMUM": 3}
 _INT64 = {"ADD": 4, "SUB": 4, "MUL": 5}
-_INT16 = {"ADD": 3, "CONCATENATION": 3, "QUANTIZE": 2, "SLICE": 4, "TRANSPOSE": 5}
+_INT16 = {
+    "ADD": 3,
+    "BROADCAST_TO": 3,
+    "CONCATENATION": 3,
+    "GATHER": 4,
+    "GATHER_ND": 3,
+    "LEAKY_RELU": 2,
+    "MAX_POOL_2D": 3,
+    "MEAN": 3,
+    "MIRROR_PAD": 3,
+    "MUL": 4,
+    "PAD": 3,
+    "PADV2": 3,
+    "QUANTIZE": 2,
+    "REDUCE_MAX": 3,
+    "RESIZE_BILINEAR": 4,
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "SLICE": 4,
+    "SPLIT": 4,
+    "SUB": 5,
+    "TRANSPOSE": 5,
+}
 _BOOL = {"GATHER": 3, "STRIDED_SLICE": 3, "TRANSPOSE": 3, "PAD": 5, "PADV2": 5}
 
 
@@ -80,7 +102,7 @@ def operator_version(op: Operator) -> int:
         "RESIZE_BILINEAR": _resize_bilinear,
         "RESIZE_NEAREST_NEIGHBOR": _resize_nearest,
         "CAST": lambda op: 3 if "int8" in (x.dtype, op.output.dtype) else 1,
-        "BROADCAST_TO": lambda op: 3 if x.dtype == "int8" else 2,
+        "BROADCAST_TO": lambda op: 3 if x.dtype in ("int8", "int16") else 2,
         "SIGN": lambda op: 2 if x.dtype == "int32" else 1,
         "ABS": lambda op: 5 if x.dtype == "int32" else 1,
     }
@@ -107,7 +129,7 @@ def _common(op: Operator, x: Tensor) -> int:
 
 
 def _first(op: Operator) -> Tensor:
-    tensor = op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0]
+    tensor = op.inputs[_DATA.get(op.kind, 0)]
     assert tensor is not None
     return tensor
 
@@ -155,6 +177,8 @@ def _transpose_conv(op: Operator) -> int:
 
 def _mul(op: Operator) -> int:
     x, other, y = _first(op), _weight(op), op.output
+    if x.dtype == "int16" and x.quant is not None:
+        return _INT16["MUL"]
     if x.quant is not None and other.quant is not None and y.quant is not None:
         return 3 if x.quant.scale * other.quant.scale / y.quant.scale >= 1 else 2
     return _INT64["MUL"] if x.dtype == "int64" else 1
@@ -170,9 +194,13 @@ def _dequantize(op: Operator) -> int:
 
 
 def _resize_bilinear(op: Operator) -> int:
+    if _first(op).dtype == "int16":
+        return _INT16["RESIZE_BILINEAR"]
     return 3 if op.options["half_pixel_centers"] else 2 if _first(op).dtype == "int8" else 1
 
 
 def _resize_nearest(op: Operator) -> int:
+    if _first(op).dtype == "int16":
+        return _INT16["RESIZE_NEAREST_NEIGHBOR"]
     moved = op.options["half_pixel_centers"] or op.options["align_corners"]
     return 3 if moved else 2 if _first(op).dtype == "int8" else 1

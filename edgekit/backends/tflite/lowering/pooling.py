@@ -93,9 +93,8 @@ def _pad_lowest(op: Op, x: Tensor, place: Windows) -> Tensor:
         return pad_spatial(op, x, place.pads)
     rows = np.asarray([(0, 0), *place.pads, (0, 0)], np.int32)
     shape = tuple(d + int(r.sum()) for d, r in zip(x.shape, rows, strict=True))
-    lowest = (
-        np.asarray(-128, np.int8) if x.dtype == "int8" else np.asarray(np.finfo(np.float32).min, np.float32)
-    )
+    limits = np.finfo(x.dtype) if x.dtype == "float32" else np.iinfo(x.dtype)
+    lowest = np.asarray(limits.min, x.dtype)
     return op.move("PADV2", x, shape, op.const(rows), op.const(lowest, x.quant))
 
 

@@ -29,11 +29,12 @@ _CODES = {"int8": ("int8", "uint8"), "int16": ("int16",)}
 
 
 def quantized(site: Site, *indices: int) -> bool:
-    """Whether these inputs are known as codes (int8, or int16) with one scale."""
+    """Whether these inputs are known as codes of one dtype (int8, or int16) with one scale."""
     return all(
         index < len(site.inputs)
         and (quant := site.inputs[index]) is not None
         and len(quant.scales) == 1
+        and quant.codes == site.codes
         and _is_code(site, index)
         for index in indices
     )
@@ -41,7 +42,7 @@ def quantized(site: Site, *indices: int) -> bool:
 
 def _is_code(site: Site, index: int) -> bool:
     constant = site.constant(index)
-    return constant is None or str(constant.dtype) in _CODES[site.graph.codes]
+    return constant is None or str(constant.dtype) in _CODES[site.codes]
 
 
 def rescales(site: Site) -> bool:

@@ -36,7 +36,7 @@ def bias_tensor(op: Op, index: int, *, x: Tensor, weight: Weight, count: int) ->
     dtype = "int64" if op.codes == "int16" else "int32"
     if np.any(np.abs(codes) > np.iinfo(np.int32).max):
         raise Refusal("the bias does not fit int32 at scale s_x * s_w", "keep this node in float")
-    quant = Quant(scales=tuple(float(s) for s in scales))
+    quant = Quant(scales=tuple(float(s) for s in scales), codes=dtype)
     return op.const(np.broadcast_to(codes, (count,)).astype(dtype), quant, name=name)
 
 
@@ -46,7 +46,7 @@ def _stored_codes(op: Op, index: int, scales: Array) -> Array | None:
     if writer is None or writer.op_type != "DequantizeLinear":
         return None
     quantizer = source.quantizer(writer)
-    if quantizer is None or quantizer.dtype != "int32":
+    if quantizer is None or quantizer.quant.codes != "int32":
         return None
     declared = np.asarray(quantizer.quant.scales, np.float32)
     if quantizer.quant.zero_point != 0 or not np.allclose(declared, scales, rtol=_SCALE_TOLERANCE, atol=0):
