@@ -38,16 +38,17 @@ class Quantizer:
     """The parameters of a QuantizeLinear or DequantizeLinear node; uint8 codes are shifted by 128 to int8."""
 
     quant: Quant
-    dtype: str
     shift: int = 0
+
+    @property
+    def activation(self) -> bool:
+        """Whether activations may be such codes: int8 or int16, with one scale."""
+        return self.quant.codes in ("int8", "int16") and len(self.quant.scales) == 1
 
 
 @dataclass(slots=True, kw_only=True)
 class OnnxGraph:
-    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value.
-
-    `codes` is the dtype of quantized activations in LiteRT: int8 (uint8 is shifted to it) or int16.
-    """
+    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value."""
 
     nodes: list[Node]
     inputs: tuple[str, ...]
@@ -58,7 +59,6 @@ class OnnxGraph:
     readers: dict[str, list[Node]] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
     quantizers: dict[Node, Quantizer | None] = field(default_factory=dict)
-    codes: str = "int8"
 
     def connect(self) -> None:
         """Find the readers and writers of every value; after nodes were changed, again."""
@@ -100,8 +100,14 @@ class OnnxGraph:
             scales=tuple(float(s) for s in np.atleast_1d(scale).ravel()),
             zero_point=int(zeros[0]) - shift,
             axis=axis % rank if scale.size > 1 else 0,
+            codes="int8" if dtype == "uint8" else dtype,
         )
-        return Quantizer(quant=quant, dtype="int8" if dtype == "uint8" else dtype, shift=shift)
+        return Quantizer(quant=quant, shift=shift)
+
+    def activation_codes(self) -> set[str]:
+        """The dtypes of the quantized activations."""
+        found = [self.quantizer(node) for node in self.nodes if node.op_type == "QuantizeLinear"]
+        return {quantizer.quant.codes for quantizer in found if quantizer is not None}
 
     def declared(self, node: Node) -> bool:
         """Whether the codes of this (de)quantizer are a tensor with a scale; else they are plain integers.
@@ -117,7 +123,7 @@ class OnnxGraph:
             while writer is not None and writer.op_type != "QuantizeLinear" and writer.inputs:
                 writer = self.writers.get(writer.inputs[0])
             return writer is not None and self.quantizer(writer) == quantizer and self.declared(writer)
-        if quantizer is None or quantizer.dtype != self.codes or len(quantizer.quant.scales) > 1:
+        if quantizer is None or not quantizer.activation:
             return False
         readers = self.readers.get(node.outputs[0], [])
         return node.outputs[0] not in self.outputs and all(
@@ -190,9 +196,6 @@ def _read(model: Any, weights: Mapping[str, Array], onnx: Any) -> tuple[OnnxGrap
             )
         result.nodes.append(node)
     result.connect()
-    zero_points = (n.inputs[2] for n in result.nodes if n.op_type == "QuantizeLinear" and len(n.inputs) > 2)
-    if any(str(constants[z].dtype) == "int16" for z in zero_points if z in constants):
-        result.codes = "int16"
     return result, reasons
 
 
