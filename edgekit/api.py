@@ -1,4 +1,7 @@
-"""The verbs, as functions: open, convert, validate, benchmark, run. The command line has the same words."""
+"""The verbs, as functions: open, convert, validate, benchmark, analyze, run.
+
+The command line has the same words.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from edgekit.core.recipe import (
     load_recipe,
 )
 from edgekit.core.report import Report
+from edgekit.core.sensitivity import Sensitivity
 from edgekit.core.target import Precision
 from edgekit.errors import UsageError
 from edgekit.measure.verdict import judge
@@ -34,8 +38,10 @@ from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
 from edgekit.pipeline.validate import validate as _validate
 from edgekit.report import read_report, write_report
+from edgekit.search.analyze import AnalysisOptions
+from edgekit.search.analyze import analyze as _analyze
 
-__all__ = ["benchmark", "convert", "open", "run", "validate"]
+__all__ = ["analyze", "benchmark", "convert", "open", "run", "validate"]
 
 Data = str | Path | DataSource | Mapping[str, NDArray[Any]]
 
@@ -59,7 +65,8 @@ def open(  # the verb of the command line; the builtin is not used here
     place = Path(out)
     with new_folder(place) as folder:
         model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))
-    return replace(model, path=place.absolute() / model.path.name)
+    here = place.absolute()
+    return replace(model, path=here / model.path.name, unfolded=here / model.unfolded.name)
 
 
 def convert(
@@ -149,6 +156,44 @@ def benchmark(
         out, read_report(out), options or BenchmarkOptions(), deadline_s=deadline_s, on_event=on_event
     )
     return _finish(_bound(report, max_latency_ms=max_latency_ms, min_speedup=min_speedup), out)
+
+
+def analyze(
+    source: str | Path,
+    *,
+    target: str,
+    calibration: Data | CalibrationOptions,
+    data: Data | None = None,
+    metric: Metric | None = None,
+    samples: int = 32,
+    judged_output: str = "",
+    state: str | Path = "",
+    trust: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    deadline_s: float = 900.0,
+    on_event: Listener = silent,
+) -> Sensitivity:
+    """Rank every node that `target` runs in int8 by the damage it does alone, and what keeping it float buys.
+
+    Judged on at most `samples` of `data` (None: of the calibration samples), beside the float network; with
+    `metric` the data needs labels. Raises `EdgekitError`.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        if not isinstance(calibration, CalibrationOptions):
+            calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
+        held_out = None
+        if data is not None:
+            place = Path(scratch) / "data"
+            place.mkdir()
+            held_out = _data(data, place)
+        return _analyze(
+            _source(source, state, trust, shapes),
+            target=target,
+            calibration=calibration,
+            options=AnalysisOptions(data=held_out, metric=metric, output=judged_output, most=samples),
+            deadline_s=deadline_s,
+            on_event=on_event,
+        )
 
 
 def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:

@@ -48,12 +48,15 @@ class Model:
     """A model read into canonical ONNX.
 
     `path` is the canonical ONNX file (static shapes, `CANONICAL_OPSET`, BatchNorm folded, rich operators
-    whole); `source` is what the user named, `format` its format, `source_digest` the SHA-256 of its files,
-    `digest` that of the canonical file. `notes` says what the reader should know of the reading (which
-    exporter, what was simplified or why not).
+    whole). `unfolded` is the same graph of the same weights with BatchNorm in place, for training, pruning,
+    checks of samples (`path` itself where there is none; static even where `path` is dynamic). `source` is
+    what the user named, `format` its format, `source_digest` the SHA-256 of its files, `digest` that of the
+    canonical file. `notes` says what the reader should know of the reading (which exporter, what was
+    simplified or why not).
     """
 
     path: Path
+    unfolded: Path
     source: str
     format: ModelFormat
     signature: Signature

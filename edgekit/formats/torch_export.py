@@ -171,6 +171,8 @@ def _legacy(module: Any, source: TorchSource, outputs: list[str], path: Path) ->
                 str(path),
                 dynamo=False,
                 opset_version=opset,
+                # The module is in inference mode. EVAL would fold BatchNorm, which one canonical form keeps.
+                training=torch.onnx.TrainingMode.PRESERVE,
                 input_names=list(source.inputs),
                 output_names=outputs,
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core.codec import encode
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finish", "prepare", "save_model", "signature_of"]
 
+_RESTORE = (restore_gelu, restore_hardswish)
 _LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
 
 
@@ -55,12 +57,14 @@ def prepare(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[M
     return _tidied(restore_softmax.apply(_tidied(model)).model), fixed.notes
 
 
-def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
+def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[str, Any]:
     """The step: the passes that end the reading, from file to file; with `simplified`, onnxsim goes first.
 
-    BatchNormalization is folded, everything named, every tensor's shape written down. Returns {"signature":
-    as JSON, "notes": [...]}. Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes,
-    and `StepError` when onnxsim fails.
+    BatchNormalization is folded, everything named, every tensor's shape written down. Where there is
+    BatchNormalization, the same graph with it (and with constant factors and offsets) in place goes to
+    `unfolded`. Returns {"signature": as JSON, "notes": [...], "unfolded": whether that file was written}.
+    Raises `Unsupported` for tensors whose shape is not fixed, naming their nodes, and `StepError` when
+    onnxsim fails.
     """
     onnx = require("onnx")
     model = onnx.load(source)
@@ -69,9 +73,22 @@ def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
         result = simplify.apply(model)
         model, notes = result.model, result.notes
     model = _tidied(fold_constants.apply(_tidied(model)).model)
-    for fold in (fold_batchnorm, restore_gelu, restore_hardswish, fold_affine, fold_batchnorm):
-        model = fold.apply(model).model
-    model = _tidied(strip_metadata.apply(model).model)
+    kept = unfolded and any(n.op_type == "BatchNormalization" and not n.domain for n in model.graph.node)
+    if kept:
+        _write(_rewritten(onnx.ModelProto.FromString(model.SerializeToString()), _RESTORE), unfolded)
+    model = _rewritten(model, (fold_batchnorm, *_RESTORE, fold_affine, fold_batchnorm))
+    _write(model, out)
+    return {"signature": encode(signature_of(model)), "notes": list(notes), "unfolded": bool(kept)}
+
+
+def _rewritten(model: ModelProto, passes: Iterable[ModuleType]) -> ModelProto:
+    for one in passes:
+        model = one.apply(model).model
+    return _tidied(strip_metadata.apply(model).model)
+
+
+def _write(model: ModelProto, out: str) -> None:
+    onnx = require("onnx")
     if random := random_operators.random_nodes(model):
         raise Unsupported("the model draws random numbers", reasons=random[:12])
     reasons = infer_shapes.unknown_shapes(model)
@@ -79,7 +96,6 @@ def finish(source: str, out: str, simplified: bool) -> dict[str, Any]:
         raise Unsupported("some tensors have no fixed shape", reasons=reasons[:12])
     onnx.checker.check_model(model, full_check=True)
     save_model(model, Path(out))
-    return {"signature": encode(signature_of(model)), "notes": list(notes)}
 
 
 def save_model(model: ModelProto, path: Path) -> None:

@@ -28,11 +28,11 @@ RICH_OPERATORS = (
 def apply(model: ModelProto) -> PassResult:
     """Simplify with onnxsim.
 
-    Before: Shape/Gather/Concat chains on fixed shapes, Pad before Conv, BatchNormalization after Conv,
-    consecutive transposes.
+    Before: Shape/Gather/Concat chains on fixed shapes, Pad before Conv, consecutive transposes.
     After: constants computed, such pairs fused.
-    Must not change: names and shapes of inputs and outputs; the count of every operator in
-    `RICH_OPERATORS` that depends on an input.
+    Must not change: names and shapes of inputs and outputs; BatchNormalization (it is folded later, in
+    float64, and one form of the canonical graph keeps it); the count of every operator in `RICH_OPERATORS`
+    that depends on an input.
 
     Run it in a process of its own: a crash of onnxsim's native code ends the process. Raises `StepError`
     when onnxsim fails or takes a rich operator apart.
@@ -44,7 +44,7 @@ def apply(model: ModelProto) -> PassResult:
         with _torch_hidden():
             onnxsim = require("onnxsim", needed_for="simplifying the graph")
             # certify: an optional proof by Z3 whose verdict would go into the metadata.
-            simplified, _ = onnxsim.simplify(model, certify=False)
+            simplified, _ = onnxsim.simplify(model, certify=False, skip_fuse_bn=True)
         onnx.checker.check_model(simplified, full_check=False)
     except MissingPackage:
         raise

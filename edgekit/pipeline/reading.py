@@ -23,6 +23,7 @@ from edgekit.pipeline.steps import StepRunner
 
 __all__ = ["prepare_onnx", "read_model"]
 
+_FOLDED, _UNFOLDED = "model.onnx", "unfolded.onnx"
 _INPUT_SETS = 2  # generated for an ONNX source
 
 
@@ -40,7 +41,8 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
     Static shapes (`source.shapes` by input name; a dynamic first dimension becomes 1; with `source.dynamic`
     the file also says which dimensions may change), opset `CANONICAL_OPSET`, names of inputs and outputs
     kept, BatchNorm folded, rich operators whole, no other metadata; the same source gives the same bytes.
-    The graph must answer like the source on generated inputs.
+    Where there is BatchNorm, `out/unfolded.onnx` is the same graph before it was folded. Both must answer
+    like the source on generated inputs.
 
     Raises `UsageError` for a source that is damaged, incomplete, not trusted or not fully described,
     `Unsupported` for one that cannot be read faithfully, `StepError` when a child process dies.
@@ -103,7 +105,7 @@ def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner,
         # ONNX Runtime does not read every opset a file may have: the converted graph is then the yardstick.
         notes.append(f"the conversion to opset {CANONICAL_OPSET} is not proven: {err.message}")
         evidence = _Evidence(inputs=inputs, outputs=_run(prepared, inputs, work, runner, "prepared"))
-    difference = _disagreement(prepared, evidence, work, runner)
+    difference = _disagreement([prepared], evidence, work, runner)
     if difference is not None:
         raise Unsupported(
             "the graph converted to the canonical opset does not answer like the file",
@@ -123,7 +125,7 @@ def _read_torch(
         folder = work / exporter
         try:
             prepared, evidence, notes = _exported(kind, source, exporter, folder, runner)
-            difference = _disagreement(prepared, evidence, folder, runner)
+            difference = _disagreement([prepared], evidence, folder, runner)
         except (Unsupported, MissingPackage) as err:
             why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
             reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message))
@@ -166,28 +168,31 @@ def _exported(
 def _finished(
     prepared: Path, evidence: _Evidence, work: Path, out: Path, runner: StepRunner, simplify: bool
 ) -> tuple[Signature, list[str]]:
-    """The simplified graph where it answers like the source, else the plain one; written to `out`."""
+    """The simplified graph where it answers like the source, else the plain one; written to `out`.
+
+    Both its forms must: with BatchNorm folded, and as it was before.
+    """
     reason = "not asked for"
     if simplify:
-        final = work / "simplified.onnx"
+        folder = work / "simplified"
         try:
-            signature, notes = _finish(runner, prepared, final, simplified=True)
-            difference = _disagreement(final, evidence, work, runner)
+            signature, notes = _finish(runner, prepared, folder, simplified=True)
+            difference = _disagreement(_forms(folder), evidence, work, runner)
             if difference is None:
-                _deliver(final, out)
+                _deliver(folder, out)
                 return signature, notes
             reason = f"the simplified graph does not answer like its input: {difference}"
         except (StepError, Unsupported, MissingPackage) as err:
             reason = err.message
         runner.on_event(Event(step="simplify", state="note", note=f"not simplified: {reason}"))
-    final = work / "plain.onnx"
-    signature, notes = _finish(runner, prepared, final, simplified=False)
-    difference = _disagreement(final, evidence, work, runner)
+    folder = work / "plain"
+    signature, notes = _finish(runner, prepared, folder, simplified=False)
+    difference = _disagreement(_forms(folder), evidence, work, runner)
     if difference is not None:
         raise Unsupported(
             "the canonical graph does not answer like the source", reasons=[Reason(why=str(difference))]
         )
-    _deliver(final, out)
+    _deliver(folder, out)
     return signature, [*notes, f"not simplified: {reason}"]
 
 
@@ -204,10 +209,18 @@ def _prepare(
     return value
 
 
-def _finish(runner: StepRunner, source: Path, out: Path, *, simplified: bool) -> tuple[Signature, list[str]]:
+def _finish(
+    runner: StepRunner, source: Path, folder: Path, *, simplified: bool
+) -> tuple[Signature, list[str]]:
+    folder.mkdir()
     answer = runner.run(
         "edgekit.graph.canonical:finish",
-        {"source": str(source), "out": str(out), "simplified": simplified},
+        {
+            "source": str(source),
+            "out": str(folder / _FOLDED),
+            "unfolded": str(folder / _UNFOLDED),
+            "simplified": simplified,
+        },
         label="simplify" if simplified else "finish the graph",
     )
     return decode(Signature, answer["signature"], where="signature"), answer["notes"]
@@ -225,19 +238,29 @@ def _run(
     return outputs
 
 
-def _disagreement(graph: Path, evidence: _Evidence, work: Path, runner: StepRunner) -> Difference | None:
-    """The first output of the graph that is not the source's answer, over all input sets."""
-    answers = _run(graph, evidence.inputs, work, runner, graph.stem)
-    for expected, got in zip(evidence.outputs, answers, strict=True):
-        difference = first_difference(load_arrays(expected), load_arrays(got))
-        if difference is not None:
-            return difference
+def _disagreement(
+    graphs: Sequence[Path], evidence: _Evidence, work: Path, runner: StepRunner
+) -> Difference | None:
+    """The first output of a graph that is not the source's answer, over all input sets."""
+    for graph in graphs:
+        answers = _run(graph, evidence.inputs, work, runner, graph.stem)
+        for expected, got in zip(evidence.outputs, answers, strict=True):
+            difference = first_difference(load_arrays(expected), load_arrays(got))
+            if difference is not None:
+                return difference
     return None
 
 
-def _deliver(final: Path, out: Path) -> None:
-    with atomic_file(out / "model.onnx") as temporary:
-        shutil.copyfile(final, temporary)
+def _forms(folder: Path) -> list[Path]:
+    """The forms of the canonical graph that a folder holds."""
+    return [path for name in (_FOLDED, _UNFOLDED) if (path := folder / name).is_file()]
+
+
+def _deliver(folder: Path, out: Path) -> None:
+    (out / _UNFOLDED).unlink(missing_ok=True)
+    for path in _forms(folder):
+        with atomic_file(out / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def _model(
@@ -248,9 +271,10 @@ def _model(
     parts: list[str],
     notes: list[str],
 ) -> Model:
-    path = out / "model.onnx"
+    path, unfolded = out / _FOLDED, out / _UNFOLDED
     return Model(
         path=path,
+        unfolded=unfolded if unfolded.is_file() else path,
         source=source.model,
         format=kind,
         signature=signature,

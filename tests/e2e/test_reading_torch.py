@@ -117,6 +117,7 @@ def test_a_module_becomes_the_same_bytes_from_another_folder_and_keeps_rich_oper
     assert found.count("HardSwish") == 3
     assert found.count("LayerNormalization") == found.count("Gelu") == 1
     assert "BatchNormalization" not in found
+    assert "BatchNormalization" in operators(onnx.load(first.unfolded))
     assert [t.name for t in first.signature.inputs] == ["image"]
     assert [t.name for t in first.signature.outputs] == ["logits", "age"]
     assert "exported by PyTorch's legacy exporter at opset 20" in first.notes

@@ -66,7 +66,7 @@ def test_an_onnx_file_becomes_canonical_with_its_names_and_answers(tmp_path: Pat
     for name in ("logits", "age"):
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5)
     assert not np.allclose(got["logits"], got["age"])
-    assert list((tmp_path / "out").iterdir()) == [model.path]
+    assert set((tmp_path / "out").iterdir()) == {model.path, model.unfolded}
 
 
 def test_the_same_file_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -136,3 +136,40 @@ def test_the_reading_loads_no_framework_in_the_caller() -> None:
     code = f"import sys, edgekit.pipeline.reading; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_unfolded_form_keeps_batch_norm_under_the_same_names(tmp_path: Path) -> None:
+    before = classifier(opset=13)
+    model = read(onnx_file(tmp_path / "m.onnx", before), tmp_path / "out")
+    folded, unfolded = onnx.load(model.path), onnx.load(model.unfolded)
+    assert sorted(operators(unfolded)) == sorted([*operators(folded), "BatchNormalization"])
+    names = {node.name for node in unfolded.graph.node}
+    assert names > {node.name for node in folded.graph.node}
+    inputs = {"image": np.random.default_rng(7).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    for name, expected in answers(folded, inputs).items():
+        np.testing.assert_allclose(answers(unfolded, inputs)[name], expected, rtol=0, atol=1e-5)
+    again = read(onnx_file(tmp_path / "m.onnx", before), tmp_path / "again")
+    assert digest_file(again.unfolded) == digest_file(model.unfolded)
+
+
+def test_without_batch_norm_both_forms_are_one_file(tmp_path: Path) -> None:
+    shape = {"x": (np.float32, [1, 3])}
+    source = graph([onnx.helper.make_node("Relu", ["x"], ["y"])], shape, {"y": shape["x"]}, {})
+    model = read(onnx_file(tmp_path / "m.onnx", source), tmp_path / "out")
+    assert model.unfolded == model.path
+
+
+def test_an_unfolded_form_that_answers_otherwise_is_not_delivered(tmp_path: Path) -> None:
+    class Tampering(StepRunner):
+        def run(self, function: str, arguments: Any, *, label: str) -> Any:
+            value = super().run(function, arguments, label=label)
+            if function.endswith("canonical:finish"):
+                bad = onnx.load(arguments["unfolded"])
+                mean = next(t for t in bad.graph.initializer if t.name == "mean")
+                mean.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(mean) + 1, "mean"))
+                onnx.save(bad, arguments["unfolded"])
+            return value
+
+    with pytest.raises(Unsupported, match="does not answer like the source"):
+        read(onnx_file(tmp_path / "m.onnx", classifier()), tmp_path / "out", Tampering(deadline_s=300))
+    assert not any((tmp_path / "out").iterdir())

@@ -1,0 +1,158 @@
+"""Whether samples are prepared as in training, judged by what the network's BatchNorm layers remember.
+
+A BatchNormalization keeps the mean and the variance that each channel of its input had in training. Samples
+of another scale, offset or order of colours give its input other ones. The distance of a channel is the
+Kullback-Leibler divergence of a normal distribution with the mean and variance seen now from that with those
+of training; the distance of a set of samples is its mean over the channels of the first layers. Measured on
+EfficientNet-Lite0 with 96 photographs: 0.008 as trained, 0.35 with values in 0..1, 0.45 with ImageNet's mean
+and deviation, 4000 with 0..255; 0.031 with red and blue swapped, which the variance alone does not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FEWEST_FOR_ORDER", "PREPARATIONS", "Fit", "Moments", "Preparation", "fit", "guess", "is_picture"]
+
+FEWEST_FOR_ORDER = 8  # with 4 photographs the wrong order of colours fitted 1.7 times better by chance
+_DRAWS = 200
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """What reaches one BatchNormalization: [samples, channels] each, in units of its running statistics.
+
+    `first` is the mean of (x - running mean) / deviation over a sample, `second` that of its square, the
+    deviation being sqrt(running variance + epsilon). On samples like those of training they are 0 and 1.
+    """
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How samples fit the network: over `samples` of them, at `norms` layers.
+
+    `distance`: mean divergence over the channels of these layers, and `distances` its values over
+    bootstrap draws of the samples (the same draws for every fit of as many samples). `variance`: median over
+    channels of variance seen over variance in training, at the first layer; `interval`: its 98 % bootstrap
+    interval.
+    """
+
+    samples: int
+    norms: int
+    distance: float
+    distances: NDArray[np.float64]
+    variance: float
+    interval: tuple[float, float]
+
+
+def fit(moments: Sequence[Moments]) -> Fit:
+    """How far the samples are from the statistics of the layers, first layer first."""
+    count = len(moments[0].first)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count
+    weights = np.concatenate([np.full((1, count), 1 / count), draws])  # the samples themselves, then draws
+    total = np.zeros(len(weights))
+    medians: NDArray[np.float64] | None = None
+    for one in moments:
+        mean = weights @ one.first
+        square = weights @ one.second
+        variance = np.maximum(square - mean**2, _SMALLEST)
+        total += np.mean(0.5 * (square - 1 - np.log(variance)), axis=1)
+        if medians is None:
+            medians = np.median(variance, axis=1)
+    assert medians is not None
+    distances = total / len(moments)
+    low, high = np.percentile(medians[1:], (1, 99))
+    return Fit(
+        samples=count,
+        norms=len(moments),
+        distance=float(distances[0]),
+        distances=distances[1:],
+        variance=float(medians[0]),
+        interval=(float(low), float(high)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """value = (pixel - mean) / std with pixel in 0..255, numbers or one a channel, red first; `swapped`: the
+    channels come in the other order than they are."""
+
+    name: str
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    swapped: bool = False
+
+    def convert(self, values: NDArray[Any], to: Preparation, axis: int) -> NDArray[np.float32]:
+        """Values prepared this way as if they had been prepared the way of `to`; channels lie on `axis`."""
+        pixels = values * _along(self.std, values, axis) + _along(self.mean, values, axis)
+        if to.swapped != self.swapped:
+            pixels = np.flip(pixels, axis)
+        converted = (pixels - _along(to.mean, values, axis)) / _along(to.std, values, axis)
+        return np.ascontiguousarray(converted, dtype=np.float32)
+
+
+PREPARATIONS = (
+    Preparation(name="0..255, the pixels as they are", mean=0.0, std=1.0),
+    Preparation(name="0..1, pixel / 255", mean=0.0, std=255.0),
+    Preparation(name="-1..1, (pixel - 127.5) / 127.5", mean=127.5, std=127.5),
+    Preparation(
+        name="ImageNet's mean and deviation, (pixel - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]",
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+    ),
+    Preparation(
+        name="ImageNet's mean alone, pixel - [123.68, 116.779, 103.939]",
+        mean=(123.68, 116.779, 103.939),
+        std=1.0,
+    ),
+)
+
+
+def is_picture(shape: Sequence[int | str]) -> int | None:
+    """The channel axis of an input that takes pictures: [N, C, H, W] or [N, H, W, C], C 1 or 3; else None."""
+    if len(shape) != 4:
+        return None
+    return next((axis for axis in (1, 3) if shape[axis] in (1, 3)), None)
+
+
+def guess(values: NDArray[Any], axis: int) -> Preparation:
+    """How pictures were prepared, by the range of their values: the way whose range they fill most of.
+
+    Where none fits, the least value is taken for black and the greatest for white.
+    """
+    other = tuple(i for i in range(values.ndim) if i != axis)
+    low, high = values.min(axis=other).astype(float), values.max(axis=other).astype(float)
+    best: tuple[float, Preparation] | None = None
+    for way in PREPARATIONS:
+        mean, std = (np.broadcast_to(_channels(v, low.size), low.shape) for v in (way.mean, way.std))
+        black, white = (0 - mean) / std, (255 - mean) / std
+        slack = 0.02 * (white - black)
+        if (low < black - slack).any() or (high > white + slack).any():
+            continue
+        filled = float(np.max((high - low) / (white - black)))
+        if filled >= 0.5 and (best is None or filled > best[0]):
+            best = (filled, way)
+    if best is not None:
+        return best[1]
+    black_, white_ = float(low.min()), float(high.max())
+    scale = 255 / (white_ - black_) if white_ > black_ else 1.0
+    return Preparation(name=f"values {black_:.4g} to {white_:.4g}", mean=-black_ * scale, std=scale)
+
+
+def _channels(value: float | tuple[float, ...], count: int) -> NDArray[np.float64]:
+    array = np.atleast_1d(np.asarray(value, np.float64))
+    return array if array.size in (1, count) else array.mean(keepdims=True)
+
+
+def _along(value: float | tuple[float, ...], values: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    array = _channels(value, values.shape[axis])
+    return array.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
