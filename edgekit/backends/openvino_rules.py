@@ -55,6 +55,12 @@ RULES: tuple[Rule, ...] = (
         seen="Cast from and to float64 turns infinities into the largest float32",
         hint="use float32",
     ),
+    Rule(
+        op="Add",
+        applies=lambda s: s.dtypes.get(s.node.input[0]) == _DOUBLE,
+        seen="Add of float64 is computed in float32, where large values are infinite",
+        hint="use float32",
+    ),
     *(
         Rule(
             op=op,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["external_files", "load_onnx"]
 
-OLDEST_OPSET = 9
+OLDEST_OPSET = 6
 _DAMAGED = "the file is truncated or damaged: copy or download it again, or export the model again"
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
