@@ -15,6 +15,7 @@ _PUBLIC = {
     "convert": "edgekit.api",
     "validate": "edgekit.api",
     "benchmark": "edgekit.api",
+    "analyze": "edgekit.api",
     "run": "edgekit.api",
     "Recipe": "edgekit.core.recipe",
     "Target": "edgekit.core.target",

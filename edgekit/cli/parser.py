@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "parse"]
 COMMANDS = {
     "convert": "lower a model for every target and precision you name",
     "validate": "judge every artifact beside the source model on the same samples",
+    "analyze": "rank the nodes of a model by the damage that int8 does there",
     "benchmark": "latency, size and memory of every artifact beside the float source",
     "run": "everything from one recipe: convert, validate, benchmark, verdict",
     "targets": "list the targets and what each can do",

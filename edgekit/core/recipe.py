@@ -85,7 +85,8 @@ class QuantizationOptions:
     them (0: none, up to 1). `weight_clipping`: the scale of weights by their maximum or by least squared
     error. `rounding`: codes of weights by their own value, or by the error they make on the samples
     ("learned"). `fine_tune_ranges`: search the ranges of activations by the network's output. `keep`: node
-    name -> the precision it keeps in an "int8" artifact.
+    name -> the precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks a budget on
+    accuracy, SQNR or agreement, find what brings it back: stronger algorithms, then nodes that stay float.
     """
 
     bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
@@ -95,6 +96,7 @@ class QuantizationOptions:
     rounding: Literal["nearest", "learned"] = "nearest"
     fine_tune_ranges: bool = False
     keep: dict[str, Literal["float32", "int16x8"]] = field(default_factory=dict)
+    rescue: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.smooth <= 1.0:
@@ -129,11 +131,14 @@ class BenchmarkOptions:
 class Budgets:
     """What an artifact must keep to. None means no limit.
 
-    `max_accuracy_drop` is in units of the metric times 100 for rates (points); `min_speedup` is over the
-    float32 artifact of the same engine; `precisions` says which artifacts the budgets bind (empty: all).
+    `max_accuracy_drop` is in units of the metric times 100 for rates (points); `min_sqnr_db` and
+    `min_top1_agreement` (0 to 1) compare with the source's own answers; `min_speedup` is over the float32
+    artifact of the same engine; `precisions` says which artifacts the budgets bind (empty: all).
     """
 
     max_accuracy_drop: float | None = None
+    min_sqnr_db: float | None = None
+    min_top1_agreement: float | None = None
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
     min_speedup: float | None = None
@@ -181,8 +186,12 @@ class Recipe:
             if precision in self.precisions and self.calibration is None:
                 need = "needs samples (--calibration, or [calibration.data])"
                 problems.append(f"precision {precision!r} {need}")
-        if self.budgets.max_accuracy_drop is not None and self.validation is None:
-            problems.append("budgets.max_accuracy_drop needs a [validation] table")
+        judged = ("max_accuracy_drop", "min_sqnr_db", "min_top1_agreement")
+        given = [name for name in judged if getattr(self.budgets, name) is not None]
+        if self.validation is None:
+            problems += [f"budgets.{name} needs a [validation] table" for name in given]
+        if self.quantization.rescue and not given:
+            problems.append(f"quantization.rescue needs a budget to reach: {', '.join(judged)}")
         for name in ("max_latency_ms", "min_speedup"):
             if getattr(self.budgets, name) is not None and self.benchmark is None:
                 problems.append(f"budgets.{name} needs a [benchmark] table")

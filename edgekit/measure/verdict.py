@@ -87,6 +87,8 @@ def _budgets(entry: ArtifactReport, budgets: Budgets) -> list[_Finding]:
     unit = " points" if entry.accuracy is None or entry.accuracy.metric in RATE_METRICS else ""
     found = [
         _upper(entry, "accuracy drop", drop, budgets.max_accuracy_drop, unit),
+        _lower(entry, "SQNR", entry.sqnr_db, budgets.min_sqnr_db, " dB"),
+        _lower(entry, "share of equal first classes", entry.top1_agreement, budgets.min_top1_agreement, ""),
         _upper(entry, "median latency", latency, budgets.max_latency_ms, " ms"),
         _upper(entry, "size", entry.size_bytes, budgets.max_size_bytes, " bytes"),
     ]
@@ -108,6 +110,19 @@ def _upper(
         figure = f"{got:,}" if isinstance(got, int) else f"{got:.4g}"
         allowed = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
         return _Finding(verdict="fail", text=f"{what} {figure}{unit} is over the limit {allowed}{unit}")
+    return None
+
+
+def _lower(
+    entry: ArtifactReport, what: str, got: float | None, limit: float | None, unit: str
+) -> _Finding | None:
+    if limit is None:
+        return None
+    if got is None:
+        return _unmeasured(entry, f"{what} (at least {limit:g}{unit})")
+    if got < limit:
+        text = f"{what} {got:.4g}{unit} is under the limit {limit:g}{unit}"
+        return _Finding(verdict="fail", text=text)
     return None
 
 

@@ -13,7 +13,7 @@ from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
 from edgekit.pipeline.cache import cached_folder
 from edgekit.pipeline.job import Job
 
-__all__ = ["policy_of", "quantized_graphs"]
+__all__ = ["calibration_of", "policy_of", "quantized_graphs"]
 
 
 def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
@@ -32,6 +32,11 @@ def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
 def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
     """The policy of a precision that the target offers; None where the float graph is lowered."""
     return target.policy(precision) if precision in target.precisions else None
+
+
+def calibration_of(job: Job, policies: list[Int8Policy]) -> Path:
+    """The `Calibration` file of the job's samples for these policies, made once."""
+    return _calibrate(job, policies)
 
 
 def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:

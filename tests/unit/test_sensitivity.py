@@ -1,0 +1,166 @@
+"""Which nodes int8 hurts: measured alone and by leaving out, ranked, drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from quantize_models import classifier, pictures, run
+
+from edgekit import api
+from edgekit.cli import main
+from edgekit.core.recipe import Budgets, QuantizationOptions
+from edgekit.core.sensitivity import NodeSensitivity, Sensitivity, Standing
+from edgekit.core.target import load_target
+from edgekit.errors import UsageError
+from edgekit.measure.standing import keeps, standing_of
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.qdq import quantize
+from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.quantize.simulate import Simulation
+from edgekit.report import render_sensitivity, render_sensitivity_markdown
+
+POLICY = load_target("onnxruntime-exact").int8
+
+
+def unequal(factor=500.0):
+    """The classifier with one channel between stem and depthwise convolution scaled: the same function."""
+    model = classifier()
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name in ("stem.w", "stem.b"):
+            values[0] *= factor
+        elif tensor.name == "depthwise.w":
+            values[0] /= factor
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for node in model.graph.node:  # the shortcut would see the scaled channel: it starts behind the clip
+        if node.name == "joined":
+            node.input[0] = "depthwise.y"
+    return model
+
+
+def simulation(model, samples=None):
+    samples = samples or pictures(12)
+    found = calibrate(model, samples, policies=[POLICY])
+    return Simulation(
+        model,
+        calibration=found,
+        policy=POLICY,
+        options=QuantizationOptions(),
+        samples=samples,
+        output="logits",
+    )
+
+
+def test_scaling_a_channel_changes_no_float_answer():
+    for inputs in pictures(4):
+        expected, got = (run(m, inputs)["logits"] for m in (unequal(1.0), unequal()))
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_nodes_around_an_uneven_tensor_do_the_most_damage():
+    _, nodes = measure_sensitivity(simulation(unequal()))
+    assert {nodes[0].name, nodes[1].name} == {"stem", "depthwise"}
+    assert nodes[1].alone.sqnr_db < nodes[2].alone.sqnr_db - 6
+
+
+def test_every_computing_node_is_ranked_and_those_that_move_values_are_not():
+    whole, nodes = measure_sensitivity(simulation(classifier()))
+    assert {n.name for n in nodes} == {"stem", "depthwise", "project", "joined", "logits"}
+    assert [n.alone.sqnr_db for n in nodes] == sorted(n.alone.sqnr_db for n in nodes)
+    assert all(n.gain_db == n.kept.sqnr_db - whole.sqnr_db for n in nodes)
+    assert sum(n.macs_share for n in nodes) == pytest.approx(1.0)
+
+
+def test_a_simulated_mixture_is_the_graph_that_would_be_lowered():
+    model, samples = classifier(), pictures(6)
+    found = simulation(model, samples)
+    calibration = calibrate(model, samples, policies=[POLICY])
+    options = QuantizationOptions(keep={"stem": "float32"})
+    graph, _ = quantize(model, calibration=calibration, policy=POLICY, options=options)
+    expected = np.concatenate([run(graph, s)["logits"] for s in samples])
+    np.testing.assert_allclose(found.answer({"stem"}), expected, atol=0.05 * np.ptp(expected) / 255)
+    np.testing.assert_array_equal(found.answer(found.nodes), found.reference)
+
+
+def test_a_standing_keeps_budgets_or_breaks_them():
+    standing = Standing(sqnr_db=20.0, top1_agreement=0.9, drop=0.4)
+    assert keeps(standing, Budgets(max_accuracy_drop=0.4, min_sqnr_db=20.0, min_top1_agreement=0.9))
+    for broken in ({"max_accuracy_drop": 0.3}, {"min_sqnr_db": 20.1}, {"min_top1_agreement": 0.95}):
+        assert not keeps(standing, Budgets(**broken))
+    assert not keeps(replace(standing, drop=None), Budgets(max_accuracy_drop=1.0))
+
+
+def test_a_standing_counts_the_drop_in_points_and_errors_in_their_unit():
+    source = np.array([[1.0, 0.0], [0.0, 1.0]])
+    answer = np.array([[1.0, 0.0], [2.0, 1.0]])
+    assert standing_of(source, answer, metric="accuracy", labels=np.array([0, 1])).drop == 50.0
+    assert standing_of(source, answer, metric="mse").drop == 1.0
+    assert standing_of(source, answer).drop is None
+
+
+def analysis(names=("a", "b")):
+    nodes = tuple(
+        NodeSensitivity(
+            name=name,
+            op_type="Conv",
+            macs=10,
+            macs_share=0.5,
+            alone=Standing(sqnr_db=10.0 + 20 * i, top1_agreement=0.5),
+            kept=Standing(sqnr_db=30.0, top1_agreement=1.0),
+            gain_db=1.5,
+        )
+        for i, name in enumerate(names)
+    )
+    return Sensitivity(
+        model="m.onnx", target="tflite", samples=4, source="s.npz", output="y",
+        whole=Standing(sqnr_db=9.0, top1_agreement=0.5), nodes=nodes,
+    )  # fmt: skip
+
+
+def test_the_table_draws_noise_to_scale_and_fits_the_terminal():
+    text = render_sensitivity(analysis(("a" * 200, "b")))
+    first, second = (line for line in text.splitlines() if "Conv" in line)
+    assert first.count("█") == 14
+    assert second.count("█") == 1  # 20 dB less: a tenth of the amplitude
+    assert max(map(len, text.splitlines())) <= 120
+    assert "…" in first
+
+
+def test_the_markdown_holds_every_node_and_escapes_bars_in_names():
+    text = render_sensitivity_markdown(analysis(("a|b", "c")))
+    assert "| a\\|b | Conv |" in text
+    assert "SQNR 9.0 dB" in text
+
+
+@pytest.fixture
+def files(tmp_path):
+    onnx.save(unequal(), tmp_path / "model.onnx")
+    images = np.concatenate([s["image"] for s in pictures(24)])
+    np.savez(tmp_path / "samples.npz", image=images)
+    return tmp_path
+
+
+def test_analyze_prints_a_ranking_as_json_and_writes_markdown(files, capsys, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(files / "cache"))
+    arguments = ["analyze", str(files / "model.onnx"), "-t", "onnxruntime-exact", "--json", "--quiet"]
+    arguments += ["--calibration", str(files / "samples.npz"), "--markdown", str(files / "out.md")]
+    assert main(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert {n["name"] for n in first["nodes"][:2]} == {"stem", "depthwise"}
+    assert first["samples"] == 24
+    assert "stem" in (files / "out.md").read_text()
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_a_target_without_int8_is_refused_with_its_reason(files):
+    with pytest.raises(UsageError, match="no int8 kernels"):
+        api.analyze(
+            files / "model.onnx",
+            target="onnxruntime-cuda",
+            calibration=files / "samples.npz",
+        )
