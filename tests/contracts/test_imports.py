@@ -82,13 +82,13 @@ def test_help_takes_less_than_150_ms(words: list[str]) -> None:
 def test_public_names_are_pinned() -> None:
     assert edgekit.__all__ == [
         "__version__", "Artifact", "EdgekitError", "Model", "Recipe", "Report", "Samples", "Session",
-        "Target", "benchmark", "convert", "open", "run", "validate",
+        "Target", "analyze", "benchmark", "convert", "open", "run", "validate",
     ]  # fmt: skip
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     from edgekit import api, cli, runtime
 
-    assert api.__all__ == ["benchmark", "convert", "open", "run", "validate"]
+    assert api.__all__ == ["analyze", "benchmark", "convert", "open", "run", "validate"]
     assert cli.__all__ == ["main"]
     assert runtime.__all__ == ["Manifest", "Session", "read_manifest"]
 
