@@ -18,6 +18,7 @@ from typing import Any
 from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
+from edgekit.quantize.leave_float import islands, spectra
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
 
@@ -65,17 +66,17 @@ def place(index: GraphIndex, policy: Int8Policy, keep: Collection[str] = ()) -> 
     """Lay `policy` over the graph, but leave the nodes named by `keep` in float32.
 
     Every node must have a name. An operator that absorbs a kept activation is kept with it. What is quantized
-    is never more than without `keep`. Raises `UsageError` for a name that no node has.
+    is never more than without `keep`. What 8 bits would destroy, and what integers gain nothing for, is kept
+    without being named: see `leave_float`. Raises `UsageError` for a name that no node has.
     """
-    kept = _kept(index, policy, keep)
+    fragile = spectra(index) if policy.activation != "int16" else set()
+    kept = _kept(index, policy, {*keep, *fragile})
     weighted = _weighted_nodes(index, policy)
-    integer = {
-        n.name
-        for n in index.model.graph.node
-        if n.name not in kept and _runs_integer(index, policy, n, weighted)
-    }
-    wanted = _directly_wanted(index, policy, integer)
-    shared = _spread_through_shared(index, policy, wanted, kept)
+    integer, wanted, shared = _spread(index, policy, kept, weighted)
+    gainless = islands(index, integer | {n.name for n in shared}, wanted)
+    if gainless:
+        kept |= gainless
+        integer, wanted, shared = _spread(index, policy, kept, weighted)
     group, requantized = _groups(index, shared, wanted, _fixed_tensors(index, policy, integer))
     fixed = {group[t]: s for t, s in _fixed_tensors(index, policy, integer).items() if t in wanted}
     constants = tuple(
@@ -101,6 +102,19 @@ def place(index: GraphIndex, policy: Int8Policy, keep: Collection[str] = ()) -> 
         ),
         plain_reads=_plain_reads(index, policy, kept, wanted, integer | {n.name for n in shared}),
     )
+
+
+def _spread(
+    index: GraphIndex, policy: Int8Policy, kept: set[str], weighted: dict[str, WeightedNode]
+) -> tuple[set[str], set[str], list[Any]]:
+    """The integer nodes, the tensors that get quantizers, and the nodes that move integers."""
+    integer = {
+        n.name
+        for n in index.model.graph.node
+        if n.name not in kept and _runs_integer(index, policy, n, weighted)
+    }
+    wanted = _directly_wanted(index, policy, integer)
+    return integer, wanted, _spread_through_shared(index, policy, wanted, kept)
 
 
 def _kept(index: GraphIndex, policy: Int8Policy, keep: Collection[str]) -> set[str]:

@@ -1,0 +1,130 @@
+"""What is left in float32 of a graph that goes to 8 bits, because integers destroy it or gain nothing there.
+
+Spectra: the power of a signal spans twice the decibels of the signal itself, and 8 bits span 48. A front end
+that is linear (a Fourier or wavelet transform written as convolutions) and whose results are read as powers
+alone, the powers, and what reads them before their logarithm is taken, stay in float32.
+
+Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
+say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from edgekit.quantize.graph_index import GraphIndex
+
+__all__ = ["islands", "spectra"]
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_TRANSFORMS = ("STFT", "DFT")
+_MOVES = (
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
+    "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_OF_POWERS = (
+    *_MOVES, *_ARITHMETIC, "AveragePool", "Clip", "Max", "MaxPool", "Min", "Pow", "ReduceMax", "ReduceMean",
+    "ReduceSum", "Sqrt",
+)  # fmt: skip
+
+
+def spectra(index: GraphIndex) -> set[str]:
+    """The nodes of spectral front ends. A normalization is none: what it squares is read once more."""
+    nodes = list(index.model.graph.node)
+    linear = _only_squared(index, nodes)
+    signals: set[str] = set()
+    for node in nodes:
+        transforms = node.op_type in (*_WEIGHTED, *_TRANSFORMS)
+        if node.name in linear and (transforms or any(i in signals for i in node.input)):
+            signals.update(node.output)
+    powers = {o for n in nodes if _squares(index, n) and n.input[0] in signals for o in n.output}
+    if not powers:
+        return set()
+    before_logarithm = _tensors_before_logarithms(nodes)
+    found = set(linear)
+    for node in nodes:
+        read = [i for i in node.input if i in powers]
+        if not read:
+            continue
+        if node.op_type in (*_WEIGHTED, *_OF_POWERS):
+            found.add(node.name)
+        known = all(i in powers or i in index.constants or not i for i in node.input)
+        if known and (node.op_type in _OF_POWERS or before_logarithm.intersection(node.output)):
+            powers.update(node.output)
+    return found
+
+
+def _only_squared(index: GraphIndex, nodes: list[Any]) -> set[str]:
+    """Nodes that are linear in what they read, and whose results lead to squares and nowhere else."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        readers = [r for o in node.output for r in index.readers.get(o, ())]
+        leads_on = readers and all(r.name in found or _squares(index, r) for r in readers)
+        if leads_on and _is_linear(index, node) and not set(node.output) & set(index.outputs):
+            found.add(node.name)
+    return found
+
+
+def _is_linear(index: GraphIndex, node: Any) -> bool:
+    if node.op_type in (*_WEIGHTED, *_ARITHMETIC):
+        return sum(i not in index.constants for i in node.input if i) == 1 and not (
+            node.op_type == "Div" and node.input[0] in index.constants
+        )
+    return node.op_type in (*_MOVES, *_TRANSFORMS, "Neg")
+
+
+def _squares(index: GraphIndex, node: Any) -> bool:
+    if node.op_type == "Mul":
+        return bool(node.input[0] == node.input[1])
+    if node.op_type == "Pow":
+        exponent = index.constants.get(node.input[1])
+        return exponent is not None and bool((exponent == 2).all())
+    return node.op_type in ("ReduceL2", "ReduceSumSquare")
+
+
+def _tensors_before_logarithms(nodes: list[Any]) -> set[str]:
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if node.op_type == "Log" or (node.op_type in _OF_POWERS and found.intersection(node.output)):
+            found.update(node.input)
+    return found
+
+
+def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:
+    """Those of `nodes` (integer, joined by quantized `tensors`) without a convolution or product among them.
+
+    Only beside an operator in float32: a model that is nothing but such an island stays what was asked for.
+    """
+    members = [n for n in index.model.graph.node if n.name in nodes]
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    touched = {n.name: list(_touched(index, n, tensors)) for n in members}
+    for node in members:
+        for tensor in touched[node.name]:
+            parent[root(tensor)] = root(f"{node.name}/")
+    rich = {root(f"{n.name}/") for n in members if n.op_type in _WEIGHTED}
+    beside_float = set()
+    for node in members:
+        around = [index.producer[i] for i in node.input if i in index.producer]
+        around += [r for t in touched[node.name] for r in index.readers.get(t, ())]
+        if any(n.name not in nodes for n in around):
+            beside_float.add(root(f"{node.name}/"))
+    return {n.name for n in members if root(f"{n.name}/") in beside_float - rich}
+
+
+def _touched(index: GraphIndex, node: Any, tensors: Collection[str]) -> Iterable[str]:
+    """The quantized tensors a node reads or writes, behind an activation that it absorbs, too."""
+    for name in (*node.input, *node.output):
+        if name in tensors:
+            yield name
+    for output in node.output:
+        reader = index.only_reader(output) if output not in tensors else None
+        if reader is not None and reader.output[0] in tensors:
+            yield str(reader.output[0])

@@ -1,0 +1,116 @@
+"""What stays in float32 of an int8 graph without being named."""
+
+import numpy as np
+import pytest
+from onnx import helper
+from quantize_models import GraphBuilder, run
+
+from edgekit.core.target import load_target
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.graph_index import index_graph
+from edgekit.quantize.placement import place
+from edgekit.quantize.qdq import quantize
+
+TFLITE = load_target("tflite").int8
+INT16 = load_target("tflite").int16x8
+ORT = load_target("onnxruntime").int8
+
+
+def spectrogram(power: str = "Sqrt", *, normalized: bool = False):
+    """Sound [1, 1, 256] to a spectrum in two convolutions, squared, summed, then two convolutions more."""
+    b = GraphBuilder()
+    time = np.arange(32) / 32
+    waves = {"cos": np.cos, "sin": np.sin}
+    squares = []
+    for name, wave in waves.items():
+        basis = np.stack([wave(2 * np.pi * f * time) for f in range(8)])[:, None].astype(np.float32)
+        part = b.add("Conv", ["sound", b.constant(f"{name}.w", basis)], name, strides=[16])
+        squares.append(b.add("Mul", [part, part], f"{name}.power"))
+    power_sum = b.add("Add", squares, "power")
+    read = b.add(power, [power_sum], "seen")
+    if normalized:
+        read = b.add("Div", ["cos", read], "scaled")
+    for name in ("first", "second"):
+        read = b.add("Conv", [read, b.weight(f"{name}.w", 8, 8, 3)], name, pads=[1, 1])
+        read = b.add("Relu", [read], f"{name}.y")
+    return b.build({"sound": [1, 1, 256]}, [read])
+
+
+def integers(model, policy, keep=()):
+    return {n.name for n in place(index_graph(model), policy, keep).weighted}
+
+
+@pytest.mark.parametrize("policy", [TFLITE, ORT])
+def test_a_spectrum_and_its_first_reader_stay_in_float(policy):
+    assert integers(spectrogram(), policy) == {"second"}
+    assert not {"sound", "cos", "power", "seen"} & set(place(index_graph(spectrogram()), policy).tensors)
+
+
+@pytest.mark.parametrize("policy", [TFLITE, ORT])
+def test_behind_the_logarithm_of_a_spectrum_integers_begin(policy):
+    assert integers(spectrogram("Log"), policy) == {"first", "second"}
+
+
+def test_a_filter_bank_between_powers_and_their_logarithm_stays_in_float():
+    b = GraphBuilder()
+    basis = b.add("Conv", ["sound", b.weight("basis.w", 8, 1, 32)], "basis", strides=[16])
+    power = b.add("Pow", [basis, b.constant("two", np.float32(2))], "power")
+    mel = b.add("Conv", [power, b.constant("mel.w", np.ones((4, 8, 1), np.float32))], "mel")
+    floor = b.add("Add", [mel, b.constant("floor", np.float32(1e-6))], "floored")
+    b.add("Conv", [b.add("Log", [floor], "log"), b.weight("head.w", 4, 4, 3)], "head")
+    model = b.build({"sound": [1, 1, 256]}, ["head"])
+    assert integers(model, TFLITE) == {"head"}
+    assert set(place(index_graph(model), TFLITE).tensors) == {"log", "head"}
+
+
+def test_a_normalization_is_no_spectrum():
+    """The convolution that is squared is also scaled by the root: its values themselves are read."""
+    assert "cos" in integers(spectrogram(normalized=True), TFLITE)
+
+
+def test_sixteen_bits_carry_a_spectrum():
+    assert integers(spectrogram(), INT16) == {"cos", "sin", "first", "second"}
+
+
+def test_quiet_sound_survives_loud_samples():
+    """What it is for: calibrated on loud sound, the answer to quiet sound is still there."""
+    random, model = np.random.default_rng(0), spectrogram()
+    loud = [{"sound": random.standard_normal((1, 1, 256)).astype(np.float32)} for _ in range(4)]
+    result, _ = quantize(model, calibration=calibrate(model, loud, policies=[ORT]), policy=ORT)
+    quiet = {"sound": 0.1 * loud[0]["sound"]}
+    expected, got = run(model, quiet)["second.y"], run(result, quiet)["second.y"]
+    assert np.sum(expected**2) > 100 * np.sum((expected - got) ** 2)
+
+
+def recurrent(tail: str):
+    b = GraphBuilder()
+    weights = [b.weight("w", 1, 32, 8), b.weight("r", 1, 32, 8)]
+    b.nodes.append(helper.make_node(
+        "LSTM", ["x", *weights, "", "", "h", "c"], ["y", "next_h", "next_c"], name="lstm", hidden_size=8
+    ))  # fmt: skip
+    if tail == "states":
+        out = b.add("Mul", [b.add("Add", ["next_h", "next_c"], "sum"), "next_h"], "gated")
+    else:
+        flat = b.add("Reshape", ["next_h", b.constant("shape", np.int64([1, 8]))], "flat")
+        out = b.add("Add", [b.add("Gemm", [flat, b.weight("g", 8, 8)], "dense"), flat], "sum")
+    return b.build({"x": [4, 1, 8], "h": [1, 1, 8], "c": [1, 1, 8]}, [out])
+
+
+@pytest.mark.parametrize("policy", [TFLITE, ORT])
+def test_arithmetic_on_the_states_of_an_lstm_stays_in_float(policy):
+    placement = place(index_graph(recurrent("states")), policy)
+    assert placement.tensors == ()
+    assert placement.integer_nodes == frozenset()
+
+
+@pytest.mark.parametrize("policy", [TFLITE, ORT])
+def test_arithmetic_beside_a_product_is_integer(policy):
+    placement = place(index_graph(recurrent("product")), policy)
+    assert {"dense", "sum"} <= placement.integer_nodes
+
+
+def test_a_model_of_arithmetic_alone_is_integer():
+    b = GraphBuilder()
+    b.add("Add", ["a", "b"], "sum")
+    model = b.build({"a": [1, 4], "b": [1, 4]}, ["sum"])
+    assert place(index_graph(model), TFLITE).integer_nodes == {"sum"}
