@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,13 +32,19 @@ def apply(model: ModelProto) -> PassResult:
     onnx = require("onnx")
     require("onnx.inliner")
     version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    _give_defaults(model, ["MeanVarianceNormalization"], version)
     tried: set[str] = set()
     while True:
         found = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx")} - tried
         names = [name for name in sorted(found) if _is_newer(name, version)]
         if not names:
-            return PassResult(model=_folded(model) if tried else model, modified=bool(tried))
+            if version <= CANONICAL_OPSET and not tried:
+                return PassResult(model=model, modified=False)
+            folded = _folded(model)  # bodies may have been written out before, by whoever made the file
+            modified = bool(tried) or len(folded.graph.node) != len(model.graph.node)
+            return PassResult(model=folded if modified else model, modified=modified)
         tried.update(names)
+        _give_defaults(model, names, version)
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         for name in names:
             try:
@@ -48,6 +55,18 @@ def apply(model: ModelProto) -> PassResult:
                 model = _inlined_by_schema(model, name)
         for node in [n for n in model.graph.node if n.op_type == "Constant" and not n.attribute]:
             model.graph.node.remove(node)  # an attribute that was not given, in a body that does not use it
+
+
+def _give_defaults(model: ModelProto, names: Collection[str], version: int) -> None:
+    """Write down the attributes of these operators that have a default: their bodies, and ONNX's inference of
+    them, read an attribute that is not given as none at all."""
+    onnx = require("onnx")
+    for node in [n for n in model.graph.node if n.op_type in names and n.domain in ("", "ai.onnx")]:
+        given = {a.name for a in node.attribute}
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+        node.attribute.extend(
+            a.default_value for n, a in schema.attributes.items() if a.default_value.name and n not in given
+        )
 
 
 def _inlined_by_schema(model: ModelProto, name: str) -> ModelProto:

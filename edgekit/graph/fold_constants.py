@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "fold_once"]
 
+# Their results are no larger than their inputs, also where ONNX infers no shape: that of nothing, say.
+_SMALLER = frozenset(
+    ("Cast", "Compress", "Concat", "Gather", "Identity", "NonZero", "Reshape", "Slice", "Split", "Squeeze",
+     "Unique", "Unsqueeze")
+)  # fmt: skip
 _LARGEST = 1 << 20  # elements: a larger constant costs more in the file than its node does at run time
 # Two of the same are not the same; and quantizers hold what later steps read from the graph.
 _NEVER = (
@@ -80,7 +85,9 @@ def _computed(
     if not all(name in known for name in inputs) or not node.input:
         return None
     sizes = [shapes.get(name) for name in node.output if name]
-    if any(s is None or prod(d if isinstance(d, int) else _LARGEST + 1 for d in s) > _LARGEST for s in sizes):
+    if node.op_type not in _SMALLER and any(
+        s is None or prod(d if isinstance(d, int) else _LARGEST + 1 for d in s) > _LARGEST for s in sizes
+    ):
         return None
     return _evaluated(node, {name: known[name] for name in inputs})
 

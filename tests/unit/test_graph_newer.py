@@ -70,6 +70,26 @@ def test_a_newer_function_operator_means_the_same_in_the_canonical_opset(case, t
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_body_that_the_file_itself_spells_out_is_read_like_the_operator(tmp_path):
+    model = onnx.shape_inference.infer_shapes(model_of("Attention", [(1, 2, 3, 4)] * 3, {"is_causal": 1}))
+    written = onnx.inliner.inline_selected_functions(model, [("", "Attention")], inline_schema_functions=True)
+    values = np.random.default_rng(5).standard_normal((3, 1, 2, 3, 4)).astype(np.float32)
+    feeds = dict(zip([v.name for v in model.graph.input], values, strict=True))
+    (expected,) = ReferenceEvaluator(model).run(None, feeds)
+    (got,) = ReferenceEvaluator(canonical(written, tmp_path)).run(None, feeds)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attributes_that_are_left_out_have_their_defaults_in_the_body(tmp_path):
+    model = model_of("MeanVarianceNormalization", [(2, 3, 4, 5)], {"axes": [0, 2, 3]})
+    del model.graph.node[0].attribute[:]
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    made = canonical(model, tmp_path)
+    (got,) = ReferenceEvaluator(made).run(None, {"x0": x})
+    expected = (x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_operators_that_the_canonical_opset_has_stay_whole():
     model = model_of("Gelu", [(2, 3)], {})
     result = expand_newer.apply(model)

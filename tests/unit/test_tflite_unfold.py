@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from tflite_models import OPSET, feeds, invoke, lowered, reference, relative_error, single
+from tflite_models import OPSET, feeds, graph, invoke, lowered, reference, relative_error, single
 
 from edgekit.backends.tflite import why_not
 from edgekit.backends.tflite.unfold import expand_functions, unfold
@@ -21,6 +21,19 @@ FUNCTIONS = {
     "ReduceL1": single("ReduceL1", (2, 5), np.int64([1])),
     "Softsign": single("Softsign", (2, 5)),
 }
+
+
+@pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
+@pytest.mark.parametrize("attributes", [{}, {"periodic": 0}], ids=["as ONNX defaults", "symmetric"])
+def test_a_window_is_a_constant(op, attributes, tmp_path):
+    nodes = [
+        helper.make_node(op, ["n"], ["w"], name="w", **attributes),
+        helper.make_node("Mul", ["x", "w"], ["y"], name="m"),
+    ]
+    model = graph(nodes, {"x": (2, 16)}, ["y"], {"n": np.int64(16)})
+    ran = invoke(lowered(model, tmp_path), feeds(model))
+    assert ran.count("MUL") == len([k for k in ran.kinds if k != "DELEGATE"]) == 1
+    assert relative_error(ran.outputs["y"], reference(model, feeds(model))["y"]) < TOLERANCE
 
 
 def body(nodes, inputs, outputs, shape, constants=None):

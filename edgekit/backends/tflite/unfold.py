@@ -41,6 +41,8 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
             return model
         tried.update(names)
         require("onnx.inliner")
+        for node in [n for n in model.graph.node if n.op_type in names]:
+            _give_defaults(node, opset)
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         for name in names:
             try:
@@ -51,6 +53,16 @@ def expand_functions(model: Any, whole: Collection[str]) -> Any:
                 continue  # its C++ side lacks a type: the node stays and is refused by name
         for node in [n for n in model.graph.node if n.op_type == "Constant" and not n.attribute]:
             model.graph.node.remove(node)  # an attribute that was not given, in a body that does not use it
+
+
+def _give_defaults(node: Any, opset: int) -> None:
+    """Write down the attributes that have a default: a body reads one that is not given as none at all."""
+    onnx = require("onnx")
+    given = {a.name for a in node.attribute}
+    attributes = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    node.attribute.extend(
+        a.default_value for name, a in attributes.items() if a.default_value.name and name not in given
+    )
 
 
 def _opset(model: Any) -> int:
