@@ -115,12 +115,13 @@ def edgekit_quantizes(method: str, samples: int, model: Path) -> None:
 
     from edgekit.core.target import load_target
     from edgekit.quantize.calibrate import calibrate
+    from edgekit.quantize.observers import Method
     from edgekit.quantize.qdq import quantize
 
     policy = load_target("onnxruntime").int8
     assert policy is not None
     graph = onnx.load(str(model))
-    found = calibrate(graph, pictures(samples), policies=[policy], method=method)
+    found = calibrate(graph, pictures(samples), policies=[policy], method=Method(name=method))
     quantized, _ = quantize(graph, calibration=found, policy=policy)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(quantized, f"{folder}/q.onnx")

@@ -32,7 +32,7 @@ __all__ = [
 # 50 ms of the 150 that --help may take.
 PRECISIONS = ("float32", "float16", "int8", "int16x8", "dynamic-int8", "weight-int8", "weight-int4")
 METRICS = ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "rmse")
-CALIBRATION_METHODS = ("minmax", "percentile")
+CALIBRATION_METHODS = ("auto", "minmax", "moving-average", "percentile", "mse", "entropy")
 LAYOUTS = ("source", "nhwc")
 
 Groups = argparse.ArgumentParser | argparse._ArgumentGroup  # both add arguments in the same way

@@ -63,10 +63,15 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationOptions:
-    """How activation ranges are found. `percentile` (of 100) is used by method "percentile" alone."""
+    """How activation ranges are found.
+
+    `method`: the extremes ("minmax"), their moving average, a percentile (`percentile`, of 100, is used by it
+    alone), the range of least squared quantization error ("mse") or of least Kullback-Leibler divergence
+    ("entropy"), or for each tensor whichever leaves least error on samples that did not set it ("auto").
+    """
 
     data: DataSource
-    method: Literal["minmax", "percentile"] = "minmax"
+    method: Literal["auto", "minmax", "moving-average", "percentile", "mse", "entropy"] = "minmax"
     percentile: float = 99.99
     batch_size: int = 1
 

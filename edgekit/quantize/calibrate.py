@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from edgekit.core.recipe import CalibrationOptions
 from edgekit.core.target import Int8Policy
 from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.graph_index import GraphIndex, index_graph
-from edgekit.quantize.observers import FloatHistogram, RunningMean, RunningRange, add_reductions
+from edgekit.quantize.observers import Codes, Method, Observation, Range, add_reductions
 from edgekit.quantize.placement import place
 
-__all__ = ["Calibration", "calibrate", "calibrate_file", "read_calibration"]
+__all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
 
@@ -32,37 +33,61 @@ Batches = Iterable[Mapping[str, NDArray[Any]]]
 class Calibration:
     """What one pass found over `samples` samples.
 
-    `ranges`: tensor -> (low, high) by the method. For the data input of every node with constant weights
-    (channels on axis 1 for convolutions, on the last axis for matrix products): `means`, tensor -> mean of
-    each channel; `channels`, tensor -> (lowest, highest value seen of each channel).
+    `ranges`: tensor -> (low, high) by the method; `coded`: the same for kinds of codes whose ranges differ
+    (8 bits or 16, symmetric or not: `for_policy` picks). `extremes`: the smallest and the largest value seen.
+    For the data input of every node with constant weights (channels on axis 1 for convolutions, on the last
+    axis for matrix products): `means`, tensor -> mean of each channel; `channels`, tensor -> (lowest, highest
+    value seen of each channel), the lowest as 0 behind an operator that gives nothing negative.
     """
 
-    ranges: dict[str, tuple[float, float]]
+    ranges: dict[str, Range]
     means: dict[str, tuple[float, ...]]
     samples: int
     method: str
     channels: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
+    extremes: dict[str, Range] = field(default_factory=dict)
+    coded: dict[str, dict[str, Range]] = field(default_factory=dict)
+
+    def for_policy(self, policy: Int8Policy) -> Calibration:
+        """The same with `ranges` for the codes of `policy`, and no others."""
+        return replace(self, ranges=self.coded.get(_codes(policy).kind, self.ranges), coded={})
 
 
 def calibrate_file(
-    *, model: str, policies: list[Any], options: dict[str, Any], signature: dict[str, Any], out: str
+    *,
+    model: str,
+    policies: list[Any],
+    options: dict[str, Any],
+    signature: dict[str, Any],
+    out: str,
+    state: str = "",
+    keep_every_s: float = 10.0,
 ) -> dict[str, Any]:
-    """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`."""
+    """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`.
+
+    With `state`, what was seen is kept in that file every `keep_every_s` seconds, and a run that finds it
+    goes on from there to the same bytes. The caller names it by everything that decides the result.
+    """
     from edgekit.core.samples import open_samples
 
     chosen = decode(CalibrationOptions, options, where="calibration")
     samples = open_samples(chosen.data, decode(Signature, signature, where="signature"))
     onnx = require("onnx", needed_for="calibration")
-    found = calibrate(
+    run = CalibrationRun(
         onnx.load(model),
-        (batch.inputs for batch in samples.calls()),
         policies=[decode(Int8Policy, p, where="policy") for p in policies],
-        method=chosen.method,
-        percentile=chosen.percentile,
-        total=samples.count,
+        method=Method(name=chosen.method, percentile=chosen.percentile),
         batch=samples.model_batch,
     )
+    kept = Path(state) if state else None
+    if kept and run.observation.restore(kept):
+        samples = replace(samples, order=samples.order[run.observation.samples :])
+    left = (batch.inputs for batch in samples.calls()) if samples.count else iter(())
+    run.feed(left, total=run.observation.samples + samples.count, keep=kept, keep_every_s=keep_every_s)
+    found = run.result()
     write_json(Path(out), encode(found))
+    if kept:
+        kept.unlink(missing_ok=True)
     return {"samples": found.samples, "digest": samples.digest}
 
 
@@ -76,8 +101,7 @@ def calibrate(
     batches: Batches,
     *,
     policies: list[Int8Policy],
-    method: str = "minmax",
-    percentile: float = 99.99,
+    method: Method | None = None,
     total: int = 0,
     batch: int = 1,
     threads: int = 0,
@@ -85,49 +109,117 @@ def calibrate(
     """Observe every tensor that any of `policies` quantizes, over `batches` of `batch` samples each.
 
     `batches` yields input name -> array with the shape of the model's input. Memory does not grow with their
-    number. Raises `UsageError` for no samples or an activation that is not finite.
+    number. `method` is min-max when left out. Raises `UsageError` for no samples, an array of another shape
+    or an activation that is not finite.
     """
-    onnxruntime = require("onnxruntime", needed_for="calibration")
-    index = index_graph(model)
-    if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
-        raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
-    tensors, averaged = _what_to_observe(index, policies)
-    observed = add_reductions(model, tensors, averaged)
-    if method == "percentile":
-        _add_outputs(observed, tensors, index)
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    run = CalibrationRun(
+        model, policies=policies, method=method or Method(name="minmax"), batch=batch, threads=threads
     )
-    observation = _Observation(tensors, tuple(averaged), method, batch)
-    names = [name for name in observation.tensor_names() if name not in index.inputs]
-    with ThreadPoolExecutor(max_workers=1) as counter:
-        pending = None
-        for call, inputs in enumerate(batches):
-            fetched = session.run(names, dict(inputs)) if names else []  # [] would fetch every output
-            values = {**inputs, **dict(zip(names, fetched, strict=True))}
+    run.feed(batches, total=total)
+    return run.result()
+
+
+class CalibrationRun:
+    """One pass: the observed graph in a session, and the observation so far."""
+
+    def __init__(
+        self, model: Any, *, policies: list[Int8Policy], method: Method, batch: int = 1, threads: int = 0
+    ) -> None:
+        onnxruntime = require("onnxruntime", needed_for="calibration")
+        index = index_graph(model)
+        if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
+            raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
+        tensors, weighted = _what_to_observe(index, policies)
+        every = list(dict.fromkeys([*tensors, *weighted]))
+        observed, self.reductions = add_reductions(index, every, weighted)
+        if method.counts_values:
+            _add_outputs(observed, tensors, index)
+        self.observation = Observation(tensors, list(weighted), method, batch)
+        self.codes = {codes.kind: codes for codes in map(_codes, policies)}
+        self.shapes = {name: index.shapes[name] for name in index.inputs}
+        values = [t for t in tensors if t not in index.inputs] if method.counts_values else []
+        self.names = [*self.reductions.names, *values]
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(
+            observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+
+    def feed(
+        self, batches: Batches, *, total: int = 0, keep: Path | None = None, keep_every_s: float = 10.0
+    ) -> None:
+        """Take in `batches`: the next is read, and the last counted, while the engine runs."""
+        seen = self.observation
+        start, saved, pending = seen.calls, time.perf_counter(), None
+        with ThreadPoolExecutor(max_workers=1) as counter:
+            for call, inputs in enumerate(_ahead(batches), start=start):
+                self._check(inputs, call)
+                # [] would fetch every output
+                fetched = self.session.run(self.names, dict(inputs)) if self.names else []
+                values = {**inputs, **dict(zip(self.names, fetched, strict=True))}
+                if pending is not None:
+                    pending.result()
+                if keep and call > start and time.perf_counter() - saved >= keep_every_s:
+                    seen.save(keep)
+                    saved = time.perf_counter()
+                pending = counter.submit(seen.update, self.reductions, values)
+                report_progress((call + 1) * seen.batch, total)
             if pending is not None:
                 pending.result()
-            pending = counter.submit(observation.update, values, call)
-            report_progress((call + 1) * batch, total)
-        if pending is None:
+
+    def _check(self, inputs: Mapping[str, NDArray[Any]], call: int) -> None:
+        for name, shape in self.shapes.items():
+            got = inputs[name].shape
+            if len(got) != len(shape) or any(d and d != g for d, g in zip(shape, got, strict=True)):
+                raise UsageError(
+                    f"calibration sample {call * self.observation.batch} of {name!r} has shape {list(got)}, "
+                    f"the graph takes {list(shape)}",
+                    hint="bring the samples to one size, or fix another with --shape",
+                )
+
+    def result(self) -> Calibration:
+        """What the samples so far give. Raises `UsageError` when there were none."""
+        seen = self.observation
+        if not seen.calls:
             raise UsageError("no calibration samples", hint="give at least one; 100 or more are better")
-        pending.result()
-    return observation.result(percentile)
+        wanted = self.codes if seen.method.by_codes else dict(list(self.codes.items())[:1])
+        found = dict(zip(wanted, seen.chosen(list(wanted.values())), strict=True))
+        return Calibration(
+            ranges=next(iter(found.values()), {}),
+            means={name: tuple(m.value().tolist()) for name, m in seen.means.items()},
+            samples=seen.samples,
+            method=seen.method.name,
+            channels={name: seen.ranges[name].channels() for name in seen.means},
+            extremes=seen.extremes(),
+            coded=found if len(found) > 1 else {},
+        )
+
+
+def _ahead(batches: Batches) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The same batches; the next one is made while the caller works on this one."""
+    source = iter(batches)
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = reader.submit(next, source, None)
+        while (batch := pending.result()) is not None:
+            pending = reader.submit(next, source, None)
+            yield batch
+
+
+def _codes(policy: Int8Policy) -> Codes:
+    return Codes(dtype=policy.activation, symmetric=policy.activation_symmetric)
 
 
 def _what_to_observe(index: GraphIndex, policies: list[Int8Policy]) -> tuple[list[str], dict[str, int]]:
     tensors: dict[str, None] = {}
-    averaged: dict[str, int] = {}
+    weighted: dict[str, int] = {}
     for policy in policies:
         placement = place(index, policy)
         tensors.update(dict.fromkeys(placement.tensors))
         for node in placement.weighted:
             rank = len(index.shapes[node.data])
-            averaged[node.data] = 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
-    return list(tensors), averaged
+            weighted[node.data] = 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
+    return list(tensors), weighted
 
 
 def _add_outputs(model: Any, tensors: list[str], index: GraphIndex) -> None:
@@ -139,47 +231,3 @@ def _add_outputs(model: Any, tensors: list[str], index: GraphIndex) -> None:
             model.graph.output.append(
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, index.shapes[name])
             )
-
-
-class _Observation:
-    """The running statistics of every observed tensor."""
-
-    def __init__(self, tensors: list[str], averaged: tuple[str, ...], method: str, batch: int) -> None:
-        self.tensors = tensors
-        self.averaged = averaged
-        self.ranges = {t: RunningRange() for t in dict.fromkeys([*tensors, *averaged])}
-        self.means = {t: RunningMean() for t in averaged}
-        self.method = method
-        self.batch = batch
-        self.histograms = {t: FloatHistogram() for t in tensors} if method == "percentile" else {}
-        self.samples = 0
-
-    def tensor_names(self) -> list[str]:
-        """The tensors whose values `update` needs."""
-        names = [f"{t}/{kind}" for t in self.ranges for kind in ("min", "max")]
-        names += [f"{t}/mean" for t in self.averaged]
-        return names + list(self.histograms)
-
-    def update(self, values: Mapping[str, NDArray[Any]], call: int) -> None:
-        """Take in the outputs of one call of the model."""
-        for name, running in self.ranges.items():
-            low, high = values[f"{name}/min"], values[f"{name}/max"]
-            running.update(low, high, tensor=name, sample=call * self.batch)
-        for name, mean in self.means.items():
-            mean.update(values[f"{name}/mean"], self.batch)
-        for name, histogram in self.histograms.items():
-            histogram.update(values[name])
-        self.samples += self.batch
-
-    def result(self, percentile: float) -> Calibration:
-        """The ranges by the method, clipped to what was seen, and the means."""
-        ranges = {name: self.ranges[name].whole() for name in self.tensors}
-        for name, histogram in self.histograms.items():
-            low, high = histogram.percentile_range(percentile)
-            seen_low, seen_high = ranges[name]
-            ranges[name] = (max(low, seen_low), min(high, seen_high))
-        means = {name: tuple(m.value().tolist()) for name, m in self.means.items()}
-        channels = {name: self.ranges[name].channels() for name in self.averaged}
-        return Calibration(
-            ranges=ranges, means=means, samples=self.samples, method=self.method, channels=channels
-        )

@@ -70,7 +70,7 @@ def quantize(
     quantized.CopyFrom(model)
     index = index_graph(quantized)
     placement = place(index, policy, keep=options.keep)
-    writer = _Writer(index, placement, _affines(placement, calibration, policy), policy)
+    writer = _Writer(index, placement, _affines(placement, calibration.for_policy(policy), policy), policy)
     for node in placement.weighted:
         mean = calibration.means.get(node.data) if options.bias_correction != "none" else None
         writer.code_weights(node, None if mean is None else np.asarray(mean))

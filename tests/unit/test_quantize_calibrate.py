@@ -8,7 +8,7 @@ from quantize_models import GraphBuilder, classifier, pictures, run
 from edgekit.core.target import load_target
 from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.calibrate import calibrate
-from edgekit.quantize.observers import FloatHistogram
+from edgekit.quantize.observers import FloatHistogram, Method
 
 POLICIES = [load_target(name).int8 for name in ("tflite", "onnxruntime")]
 
@@ -44,7 +44,7 @@ def test_percentile_is_within_a_bin_of_the_reference_and_differs_from_minmax():
     model, samples = classifier(), pictures(40)
     samples[3]["image"][0, 0, 0, 0] = 500.0  # an outlier that min-max cannot ignore
     exact = calibrate(model, samples, policies=POLICIES)
-    clipped = calibrate(model, samples, policies=POLICIES, method="percentile", percentile=99.0)
+    clipped = calibrate(model, samples, policies=POLICIES, method=Method(name="percentile", percentile=99.0))
     assert clipped.ranges["image"][1] < exact.ranges["image"][1] / 100
     for tensor in ("image", "joined", "logits"):
         values = recorded(model, samples, tensor)
@@ -80,7 +80,7 @@ def test_the_histogram_covers_every_finite_float_without_knowing_the_range():
     values = np.array([0.0, -0.0, 1e-38, -1e-38, 1e38, -1e38, 1.0, -1.0], np.float32)
     histogram = FloatHistogram()
     histogram.update(values)
-    low, high = histogram.percentile_range(100.0)
+    low, high = histogram.distribution(float(values.min()), float(values.max())).percentile_range(100.0)
     assert low == pytest.approx(-1e38, rel=0.01)
     assert high == pytest.approx(1e38, rel=0.01)
     assert histogram.counts.sum() == values.size
@@ -90,7 +90,7 @@ def test_the_histogram_of_a_relu_starts_at_zero():
     values = np.maximum(np.random.default_rng(0).standard_normal(10_000), 0).astype(np.float32)
     histogram = FloatHistogram()
     histogram.update(values)
-    assert histogram.percentile_range(99.0)[0] == 0.0
+    assert histogram.distribution(0.0, float(values.max())).percentile_range(99.0)[0] == 0.0
 
 
 def test_a_model_with_nothing_to_quantize_has_no_ranges():

@@ -1,0 +1,12 @@
+"""How ranges are observed, one statistic a file, and chosen, one method a file."""
+
+from edgekit.quantize.observers.codes import Codes
+from edgekit.quantize.observers.histogram import Distribution, FloatHistogram
+from edgekit.quantize.observers.methods import Method, Range
+from edgekit.quantize.observers.observation import Observation
+from edgekit.quantize.observers.reductions import Reductions, add_reductions
+
+__all__ = [
+    "Codes", "Distribution", "FloatHistogram", "Method", "Observation", "Range", "Reductions",
+    "add_reductions",
+]  # fmt: skip

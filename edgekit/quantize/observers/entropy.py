@@ -1,0 +1,112 @@
+"""The range whose quantized distribution diverges least from the distribution seen.
+
+Migacz, "8-bit Inference with TensorRT" (GTC 2017): over a histogram of 2048 equal bins, try every range that
+ends at a bin. P is the histogram inside the range with the values outside added to the bins at its ends; Q is
+the histogram inside, merged into as many groups as there are codes, each group's count spread evenly over its
+bins that are not empty; the range of the least Kullback-Leibler divergence D(P || Q) wins. The talk treats
+magnitudes and 128 codes. Here the codes are as many as there are, and a range with two bounds is found by
+moving both together, then each alone. Zeros are left out: 0 is a code in every range, so they favour none.
+
+P log P and the groups' counts come from cumulative sums, so a candidate costs one operation for each code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.quantize.observers.codes import Codes
+from edgekit.quantize.observers.histogram import Distribution
+
+__all__ = ["divergences", "entropy_range"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_BINS = 2048
+_STRIDE = 8  # candidates end at every eighth bin, then at every bin about the best
+
+
+def divergences(counts: Floats, starts: Ints, stops: Ints, levels: int) -> Floats:
+    """D(P || Q) in nats for the range of bins [starts[i], stops[i]) each; infinite where Q has no support.
+
+    `counts` is the histogram; a range of no more bins than `levels` merges none.
+    """
+    number = np.concatenate([[0.0], np.cumsum(counts)])
+    filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
+    own = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
+    widths = stops - starts
+    groups = min(levels, int(widths.max(initial=1)))
+    edges = starts[:, None] + (np.arange(groups + 1)[None, :] * widths[:, None]) // groups
+    inside = np.diff(number[edges], axis=1)
+    bins = np.diff(filled[edges], axis=1)
+    spread = np.divide(inside, bins, out=np.ones_like(inside), where=inside > 0)  # Q in each filled bin
+    below, above = number[starts], number[-1] - number[stops]
+    first, last = counts[starts], counts[stops - 1]
+    kept = number[stops] - number[starts]
+    p_log_p = own[stops] - own[starts]
+    p_log_p += _x_log_x(first + below) - _x_log_x(first) + _x_log_x(last + above) - _x_log_x(last)
+    p_log_q = (inside * np.log(spread)).sum(axis=1)
+    p_log_q += below * np.log(spread[:, 0]) + above * np.log(spread[:, -1])
+    total = number[-1]
+    with np.errstate(divide="ignore"):
+        found = (p_log_p - p_log_q) / total - np.log(total) + np.log(kept)
+    lost = ((below > 0) & (first == 0)) | ((above > 0) & (last == 0)) | (kept == 0)
+    return np.where(lost, np.inf, found)
+
+
+def entropy_range(seen: Distribution, codes: Codes) -> tuple[float, float]:
+    """The range of least divergence for `codes`; the extremes when there are more codes than bins."""
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    if high == low or codes.count >= _BINS:
+        return low, high
+    if codes.symmetric:
+        bound = max(-low, high)
+        magnitudes = _without_zeros(seen, 0.0, bound) + _without_zeros(seen, -bound, 0.0)[::-1]
+        _, stop = _search(magnitudes, 0, (codes.count - 1) // 2 + 1)
+        bound *= stop / _BINS
+        return max(-bound, low), min(bound, high)
+    zero = round(-low / (high - low) * _BINS)
+    start, stop = _search(_without_zeros(seen, low, high), zero, codes.count)
+    width = (high - low) / _BINS
+    return (low + start * width if start else low), (high - (_BINS - stop) * width if stop < _BINS else high)
+
+
+def _without_zeros(seen: Distribution, low: float, high: float) -> Floats:
+    zero = (seen.lower == 0.0) & (seen.upper == 0.0)
+    rest = Distribution(lower=seen.lower[~zero], upper=seen.upper[~zero], counts=seen.counts[~zero])
+    return rest.over_grid(low, high, _BINS)
+
+
+def _search(counts: Floats, zero: int, levels: int) -> tuple[int, int]:
+    """The first bin and the one behind the last, about bin `zero`, that diverge least."""
+    if counts.sum() == 0:
+        return 0, len(counts)
+    full = len(counts)
+    shares = np.arange(full, levels - 1, -_STRIDE) / full
+    starts, stops = np.rint(zero * (1 - shares)), np.rint(zero + (full - zero) * shares)
+    start, stop = _least(counts, starts, stops, levels)
+    for stride in (_STRIDE, 1):
+        reach = full if stride > 1 else 2 * _STRIDE
+        if zero < full:
+            ends = _about(stop, reach, stride, max(zero + 1, start + levels), full)
+            start, stop = _least(counts, np.full(len(ends), start), ends, levels)
+        if zero > 0:
+            begins = _about(start, reach, stride, 0, min(zero - 1, stop - levels))
+            start, stop = _least(counts, begins, np.full(len(begins), stop), levels)
+    return start, stop
+
+
+def _about(centre: int, reach: int, stride: int, first: int, last: int) -> Floats:
+    ends = np.arange(centre - reach // stride * stride, centre + reach + 1, stride)
+    return np.append(ends[(ends >= first) & (ends <= last)], centre).astype(np.float64)
+
+
+def _least(counts: Floats, starts: Floats, stops: Floats, levels: int) -> tuple[int, int]:
+    begin, end = starts.astype(np.int64), stops.astype(np.int64)
+    at = int(np.argmin(divergences(counts, begin, end, levels)))
+    return int(begin[at]), int(end[at])
+
+
+def _x_log_x(values: Floats) -> Floats:
+    return values * np.log(np.where(values > 0, values, 1.0))

@@ -1,0 +1,111 @@
+"""Histograms of float32 values that need no range beforehand, and the distribution they stand for.
+
+A bin is the top 16 bits of a float32: sign, exponent and 7 bits of mantissa. Bins are 0.4 to 0.8 % wide
+wherever the values lie, from 1e-38 to 3e38, and a tensor takes 512 KiB however many samples there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Distribution", "FloatHistogram"]
+
+_BINS = 1 << 16
+_EXPONENT = 0x7F80  # all ones: infinity and NaN
+_MAGNITUDE = 0x7FFF
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True, kw_only=True)
+class FloatHistogram:
+    """Counts of float32 values by their top 16 bits."""
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        """Count every value of an array of any shape."""
+        top = np.ascontiguousarray(values).reshape(-1).view(np.uint16)[1::2]  # little endian: the high half
+        self.counts += np.bincount(top, minlength=_BINS)
+
+    def not_finite(self) -> int:
+        """How many NaN and infinities were counted."""
+        return int(self.counts[_EXPONENT:0x8000].sum() + self.counts[0x8000 | _EXPONENT :].sum())
+
+    def distribution(self, low: float, high: float) -> Distribution:
+        """The distribution of the values, whose smallest and largest are known to be `low` and `high`."""
+        used = np.flatnonzero(self.counts).astype(np.uint32)
+        counts = self.counts[used]
+        zero = (used & _MAGNITUDE) == 0  # zeros, and denormals that no scale can tell from zero
+        inner = np.where(zero, 0, used << np.uint32(16)).astype(np.uint32).view(np.float32)
+        outer = np.where(zero, 0, (used << np.uint32(16)) | np.uint32(0xFFFF)).astype(np.uint32)
+        first, last = inner.astype(np.float64), outer.view(np.float32).astype(np.float64)
+        lower = np.clip(np.minimum(first, last), low, high)
+        upper = np.clip(np.maximum(first, last), low, high)
+        order = np.argsort(lower + upper, kind="stable")
+        return Distribution(lower=lower[order], upper=upper[order], counts=counts[order].astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Values in ascending bins [lower, upper], `counts` of them spread evenly over each; shapes (bins,)."""
+
+    lower: Floats
+    upper: Floats
+    counts: Floats
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return float(self.lower[0])
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return float(self.upper[-1])
+
+    @property
+    def total(self) -> float:
+        """How many values there are."""
+        return float(self.counts.sum())
+
+    def moments_below(self, points: Floats) -> tuple[Floats, Floats, Floats]:
+        """Number, sum and sum of squares of the values below each of `points` (any shape)."""
+        a, b, n = self.lower, self.upper, self.counts
+        moments = (n, n * (a + b) / 2, n * (a * a + a * b + b * b) / 3)
+        sums = [np.concatenate([[0.0], np.cumsum(values)]) for values in moments]
+        whole = np.searchsorted(self.upper, points, side="left")
+        at = np.minimum(whole, len(n) - 1)
+        start, stop = a[at], np.clip(points, a[at], b[at])
+        width = np.where(b[at] > a[at], b[at] - a[at], 1.0)
+        part = np.where(whole < len(n), n[at] * (stop - start) / width, 0.0)
+        return (
+            sums[0][whole] + part,
+            sums[1][whole] + part * (start + stop) / 2,
+            sums[2][whole] + part * (start * start + start * stop + stop * stop) / 3,
+        )
+
+    def percentile_range(self, percentile: float) -> tuple[float, float]:
+        """The range that leaves (100 - percentile) % of the values outside, half of them on each side."""
+        outside = (100.0 - percentile) / 100.0 * self.total / 2.0
+        below = np.cumsum(self.counts)
+        first = int(np.searchsorted(below, outside, side="right").clip(0, len(below) - 1))
+        last = int(np.searchsorted(below, self.total - outside, side="left").clip(0, len(below) - 1))
+        return self._within(first, outside), self._within(last, self.total - outside)
+
+    def _within(self, at: int, below: float) -> float:
+        """The value in bin `at` that `below` values in all lie under."""
+        share = (below - float(self.counts[:at].sum())) / float(self.counts[at])
+        low, high = float(self.lower[at]), float(self.upper[at])
+        return low + (high - low) * min(max(share, 0.0), 1.0)
+
+    def over_grid(self, low: float, high: float, bins: int) -> Floats:
+        """Counts over `bins` equal bins of [low, high], shape (bins,); what lies outside is left out."""
+        edges = np.linspace(low, high, bins + 1)
+        number, _, _ = self.moments_below(edges)
+        counts = np.diff(number)
+        counts[-1] += self.counts[(self.lower == self.upper) & (self.lower == high)].sum()
+        return np.asarray(counts)
