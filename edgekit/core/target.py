@@ -66,6 +66,7 @@ class Int8Policy:
     `shared_scale_ops`: op types that move values without rescaling: inputs and outputs share scale and zero
     point; they are integer when their input is.
     `fused_activations`: op types that a convolution or matrix product absorbs: no quantizer in between.
+    `affine_absorbers`: op types that absorb an Add, Sub, Mul or Div with a constant: no quantizer in between.
     `fixed_outputs`: op type -> the scale and zero point its integer kernel imposes.
     `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
     reader wants integers (so logits stay float).
@@ -81,6 +82,7 @@ class Int8Policy:
     integer_ops: tuple[str, ...]
     shared_scale_ops: tuple[str, ...] = ()
     fused_activations: tuple[str, ...] = ("Relu", "Clip")
+    affine_absorbers: tuple[str, ...] = ()
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
     float_output_ops: tuple[str, ...] = ()
     symmetric_right_ops: tuple[str, ...] = ()

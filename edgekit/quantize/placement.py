@@ -113,6 +113,8 @@ def _spread(
         for n in index.model.graph.node
         if n.name not in kept and _runs_integer(index, policy, n, weighted)
     }
+    absorbers = [n for n in index.model.graph.node if n.name in integer]
+    integer -= {a.name for n in absorbers for a in _absorbed_affine(index, policy, n)}
     wanted = _directly_wanted(index, policy, integer)
     return integer, wanted, _spread_through_shared(index, policy, wanted, kept)
 
@@ -201,14 +203,30 @@ def _runs_integer(
 
 
 def _end_of_fusion(index: GraphIndex, policy: Int8Policy, node: Any) -> str:
-    """The tensor behind `node` and the activation it absorbs."""
+    """The tensor behind `node` and what it absorbs."""
     name = str(node.output[0])
     if node.op_type not in (*WEIGHTED_OPS, "Add", "Sub", "Mul", "Concat"):
         return name
+    for absorbed in _absorbed_affine(index, policy, node):
+        name = str(absorbed.output[0])
     reader = index.only_reader(name)
     if reader is not None and reader.op_type in policy.fused_activations and reader.input[0] == name:
         return str(reader.output[0])
     return name
+
+
+def _absorbed_affine(index: GraphIndex, policy: Int8Policy, node: Any) -> list[Any]:
+    """The operators with a constant that `node` absorbs, in their order."""
+    chain: list[Any] = []
+    if node.op_type not in policy.affine_absorbers:
+        return chain
+    reader = index.only_reader(str(node.output[0]))
+    while reader is not None and reader.op_type in _CONSTANT_OPERAND_OPS:
+        if not any(index.is_float_constant(i) for i in reader.input):
+            break
+        chain.append(reader)
+        reader = index.only_reader(str(reader.output[0]))
+    return chain
 
 
 def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -> set[str]:

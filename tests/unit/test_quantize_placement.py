@@ -110,6 +110,20 @@ def test_a_concat_absorbs_its_activation_where_it_rescales():
     assert "relu" in place(index, ORT).tensors
 
 
+def test_a_concat_absorbs_scale_and_shift_where_openvino_would_crash():
+    b = GraphBuilder()
+    parts = [b.conv("image", f"part{i}", 3, 4) for i in range(2)]
+    joined = b.add("Concat", parts, "joined", axis=1)
+    scaled = b.add("Mul", [joined, b.constant("gamma", np.full((1, 8, 1, 1), 1.5, np.float32))], "scaled")
+    shifted = b.add("Add", [scaled, b.constant("beta", np.full((1, 8, 1, 1), 0.5, np.float32))], "shifted")
+    b.conv(b.add("Relu", [shifted], "relu"), "head", 8, 4)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["head"]))
+    between = {"joined", "scaled", "shifted"}
+    assert not between & set(place(index, load_target("openvino").int8).tensors)
+    assert "relu" in place(index, load_target("openvino").int8).tensors
+    assert "joined" in place(index, ORT).tensors
+
+
 def test_a_node_kept_in_float_reads_what_its_integer_neighbour_writes_and_nothing_is_put_behind_it():
     plain, mixed = (place(index_graph(classifier()), ORT, keep) for keep in ((), ("project",)))
     assert mixed.tensors == plain.tensors  # the sum behind it still reads integers
