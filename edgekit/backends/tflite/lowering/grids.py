@@ -21,7 +21,7 @@ _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 def affine_grid(op: Op) -> None:
     """The matrix times every place of a fixed grid, whose x comes first."""
-    theta, (_, _, *sizes) = op.input(), op.ints(1)
+    theta, (_, *sizes, _) = op.input(), op.out_shape()
     if op.attr("align_corners", 0) and min(sizes) == 1:
         raise Refusal("AffineGrid of aligned corners over one place", "its definition divides by zero there")
     lines = []

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.backends.tflite.ir import Array, Tensor, size_of
-from edgekit.backends.tflite.lowering.compose import add, concat, maximum, minimum, mul, select, sub, view
+from edgekit.backends.tflite.lowering.compose import (
+    add,
+    concat,
+    cut,
+    maximum,
+    minimum,
+    mul,
+    select,
+    sub,
+    view,
+)
 from edgekit.backends.tflite.lowering.elementwise import convert
 from edgekit.backends.tflite.lowering.functions import compare
 from edgekit.backends.tflite.lowering.moving import first_quantized
@@ -134,9 +144,10 @@ def _added(op: Op, where: Tensor, updates: Tensor, shape: Sequence[int]) -> Tens
 
 def top_k(op: Op) -> None:
     """TOPK_V2 along the last axis; the smallest are the largest of the order turned round."""
-    (k,), x = op.ints(1), op.input()
+    x = op.input()
     rank, smallest = len(x.shape), not op.attr("largest", 1)
     axis = op.attr("axis", -1) % rank
+    k = op.out_shape(0 if op.step.outputs[0] else 1)[axis]
     perm = (*(i for i in range(rank) if i != axis), axis)
     last = _turned(op, op.transpose(x, perm), turn=smallest)
     shape = (*last.shape[:-1], k)
@@ -158,28 +169,32 @@ def _turned(op: Op, x: Tensor, *, turn: bool) -> Tensor:
 
 
 def one_hot(op: Op) -> None:
-    (depth,), x = op.ints(1), convert(op, op.input(), "int32")
+    x = convert(op, op.input(), "int32")
     rank = len(op.out_shape())
     axis = op.attr("axis", -1) % rank
+    depth = op.out_shape()[axis]
     x = op.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
     negative = compare(op, "LESS", x, op.const(np.asarray(0, np.int32)))
     x = select(op, negative, add(op, x, op.const(np.asarray(depth, np.int32))), x)
     places = np.arange(depth, dtype=np.int32).reshape([-1 if d == axis else 1 for d in range(rank)])
     chosen = compare(op, "EQUAL", x, op.const(places))
-    values = op.constant(2)
-    if values is None:
-        raise Refusal("OneHot with computed values", "make them constant")
-    off, on = (op.const(value) for value in values)
+    values = op.builder.value(op.node.inputs[2])
+    off, on = (view(op, cut(op, values, 0, place, 1), ()) for place in (0, 1))
     op.result(select(op, chosen, on, off))
 
 
 def trilu(op: Op) -> None:
-    x, (k,) = op.input(), op.ints(1, (0,))
+    x = op.input()
     rows, columns = x.shape[-2:]
-    lower = np.tri(rows, columns, k - 1 if op.attr("upper", 1) else k, dtype=bool)
-    kept = ~lower if op.attr("upper", 1) else lower
-    mask = op.expand(op.const(kept), len(x.shape))
-    op.result(select(op, mask, x, op.const(np.zeros((), x.dtype))))
+    diagonal = np.arange(columns, dtype=np.int32)[None, :] - np.arange(rows, dtype=np.int32)[:, None]
+    if not op.has(1) or op.known(1):
+        (k,) = op.ints(1, (0,))
+        mask = op.const(diagonal >= k if op.attr("upper", 1) else diagonal <= k)
+    else:
+        moved = convert(op, op.reshape(op.builder.value(op.node.inputs[1]), (1, 1)), "int32")
+        kept = "GREATER_EQUAL" if op.attr("upper", 1) else "LESS_EQUAL"
+        mask = compare(op, kept, op.const(diagonal), moved)
+    op.result(select(op, op.expand(mask, len(x.shape)), x, op.const(np.zeros((), x.dtype))))
 
 
 def eye_like(op: Op) -> None:

@@ -184,7 +184,8 @@ def expand(op: Op) -> None:
 
 
 def tile(op: Op) -> None:
-    x, counts = op.input(), op.ints(1)
+    x, out = op.input(), op.out_shape()
+    counts = [n // dim for n, dim in zip(out, x.shape, strict=True)]
     op.result(op.move("TILE", x, op.out_shape(), op.indices(counts)) if max(counts) > 1 else x)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 
 from edgekit.backends.tflite.ir import Tensor
 from edgekit.backends.tflite.lowering.compose import add, apply, maximum, mul, select, sub
+from edgekit.backends.tflite.lowering.elementwise import convert
 from edgekit.backends.tflite.lowering.functions import compare
 from edgekit.backends.tflite.lowering.rules import quantized
 from edgekit.backends.tflite.op import Op
@@ -17,12 +19,30 @@ __all__ = ["OPERATORS"]
 
 
 def _axes(op: Op) -> tuple[int, ...]:
-    """The axes, from the input (opset 13 or 18 on) or the attribute; empty means all, or none by request."""
+    """The axes, from the input (opset 13 or 18 on) or the attribute; empty means all, or none by request.
+
+    Computed ones are those that the shape of the result leaves no choice about.
+    """
     rank = len(op.shape())
+    if op.has(1) and not op.known(1):
+        return _implied(op)
     axes = op.ints(1, ()) or op.attr("axes", ())
     if not axes:
         return () if op.attr("noop_with_empty_axes", 0) else tuple(range(rank))
     return tuple(sorted(axis % rank for axis in axes))
+
+
+def _implied(op: Op) -> tuple[int, ...]:
+    shape, out = op.shape(), op.out_shape()
+    if op.attr("noop_with_empty_axes", 0):
+        op.ints(1)
+    if op.attr("keepdims", 1):
+        return tuple(axis for axis, dim in enumerate(out) if dim == 1)
+    every = combinations(range(len(shape)), len(shape) - len(out))
+    fitting = [axes for axes in every if tuple(d for i, d in enumerate(shape) if i not in axes) == out]
+    if len(fitting) != 1:
+        op.ints(1)
+    return fitting[0]
 
 
 def reduce(kind: str, boolean: str = "") -> Callable[[Op], None]:
@@ -90,8 +110,11 @@ def reduce_log_sum_exp(op: Op) -> None:
 
 
 def cumulative_sum(op: Op) -> None:
-    x, (axis,) = op.input(), op.ints(1)
-    where = op.const(np.asarray(axis % len(x.shape), np.int32))
+    x = op.input()
+    if op.known(1):
+        where = op.const(np.asarray(op.ints(1)[0] % len(x.shape), np.int32))
+    else:
+        where = op.reshape(convert(op, op.builder.value(op.node.inputs[1]), "int32"), ())
     exclusive, reverse = bool(op.attr("exclusive", 0)), bool(op.attr("reverse", 0))
     op.result(op.emit("CUMSUM", [x, where], x.shape, dtype=x.dtype, exclusive=exclusive, reverse=reverse))
 
