@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,8 @@ from edgekit.core.files import atomic_file
 from edgekit.core.packages import require
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import Int8Policy
-from edgekit.quantize.algorithms.bias_correction import output_shift
-from edgekit.quantize.algorithms.pair_aware import saturation_free_codes
 from edgekit.quantize.calibrate import Calibration, read_calibration
-from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
+from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import Placement, WeightedNode, place
 from edgekit.quantize.scales import (
@@ -25,11 +24,10 @@ from edgekit.quantize.scales import (
     activation_affine,
     bias_codes,
     quantize_array,
-    smallest_weight_scale,
-    weight_codes,
 )
+from edgekit.quantize.weight_coding import CodedWeight, code_weight
 
-__all__ = ["quantize", "quantize_file"]
+__all__ = ["code_weights", "quantize", "quantize_file"]
 
 
 _DEFAULTS = QuantizationOptions()
@@ -57,12 +55,14 @@ def quantize(
     calibration: Calibration,
     policy: Int8Policy,
     options: QuantizationOptions = _DEFAULTS,
+    coded: Mapping[str, CodedWeight] | None = None,
 ) -> tuple[Any, Placement]:
     """The QDQ graph (a new ModelProto) and where its quantizers sit.
 
     Before: float32 nodes. After: every placed tensor passes QuantizeLinear and DequantizeLinear; weights are
     int8 initializers behind a DequantizeLinear with zero point 0; biases int32 at scale s_x * s_w. Must not
     change: names, order and dtypes of the model's inputs and outputs. With int16 activations the opset is 21.
+    `coded` replaces the answer of `code_weights`.
     """
     import onnx
 
@@ -71,9 +71,9 @@ def quantize(
     index = index_graph(quantized)
     placement = place(index, policy, keep=options.keep)
     writer = _Writer(index, placement, _affines(placement, calibration.for_policy(policy), policy), policy)
+    weights = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
     for node in placement.weighted:
-        mean = calibration.means.get(node.data) if options.bias_correction != "none" else None
-        writer.code_weights(node, None if mean is None else np.asarray(mean))
+        writer.write_weight(node, weights[node.name])
     for node_name, constant in placement.constants:
         writer.code_constant(node_name, constant)
     for tensor in placement.tensors:
@@ -84,6 +84,28 @@ def quantize(
     if policy.activation == "int16":
         raise_opset(quantized)
     return quantized, placement
+
+
+def code_weights(
+    model: Any, *, calibration: Calibration, policy: Int8Policy, options: QuantizationOptions = _DEFAULTS
+) -> dict[str, CodedWeight]:
+    """The weight and bias of every node that the policy codes, by its name; each value is coded by itself."""
+    index = index_graph(model)
+    placement = place(index, policy, keep=options.keep)
+    affines = _affines(placement, calibration.for_policy(policy), policy)
+    nodes = {n.name: n for n in model.graph.node}
+    means = calibration.means if options.bias_correction != "none" else {}
+    return {
+        node.name: code_weight(
+            index,
+            node,
+            nodes[node.name],
+            input_scale=affines[node.data].scale,
+            policy=policy,
+            mean=np.asarray(means[node.data]) if node.data in means else None,
+        )
+        for node in placement.weighted
+    }
 
 
 def _affines(placement: Placement, calibration: Calibration, policy: Int8Policy) -> dict[str, Affine]:
@@ -160,48 +182,20 @@ class _Writer:
         zero_point = self.constant(f"{tensor}_zero_point", np.array(affine.zero_point, affine.dtype))
         return scale, zero_point
 
-    def code_weights(self, node: WeightedNode, mean: NDArray[np.float64] | None) -> None:
+    def write_weight(self, node: WeightedNode, coded: CodedWeight) -> None:
         """Replace a node's float weight and bias by codes behind DequantizeLinear."""
-        proto, axis = self.nodes[node.name], node.axis
-        weight = self.index.constants[node.weight]
-        if node.op_type == "Gemm" and not attribute(proto, "transB", 0):
-            weight, axis = np.ascontiguousarray(weight.T), None if axis is None else 0
+        proto = self.nodes[node.name]
+        if node.op_type == "Gemm":
             _set_attribute(proto, "transB", 1)
-        input_scale = self.affines[node.data].scale
-        bias = self.index.constants[node.bias].astype(np.float64) if node.bias else None
-        floor = smallest_weight_scale(bias.reshape(-1), input_scale) if bias is not None else None
-        if floor is not None and axis is None:
-            floor = floor.max()
-        codes, scales = self.coded(node, weight, axis, floor)
-        if mean is not None and node.op_type != "MatMul":
-            shape = [1] * weight.ndim
-            if axis is not None:
-                shape[axis] = -1
-            error = codes * scales.astype(np.float64).reshape(shape) - weight.astype(np.float64)
-            group = attribute(proto, "group", 1)
-            shift = output_shift(error, mean, op_type=node.op_type, group=group)
-            bias = -shift if bias is None else bias.reshape(-1) - shift
-        proto.input[1] = self.dequantized(node.weight, codes, scales, axis)
-        if bias is not None and node.op_type != "MatMul":
-            codes32, bias_scales = bias_codes(bias, input_scale, scales)
-            name = self.dequantized(node.bias or f"{node.name}_bias", codes32, bias_scales, 0)
-            if len(proto.input) > 2:
-                proto.input[2] = name
-            else:
-                proto.input.append(name)
-
-    def coded(
-        self,
-        node: WeightedNode,
-        weight: NDArray[np.float32],
-        axis: int | None,
-        floor: NDArray[np.float64] | None,
-    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """The codes and scales of a weight, as the policy's multiply-add wants them."""
-        if self.policy.multiply_add == "exact" or self.policy.weight_bits == 7:
-            return weight_codes(weight, bits=self.policy.weight_bits, axis=axis, smallest=floor)
-        group = attribute(self.nodes[node.name], "group", 1)
-        return saturation_free_codes(weight, op_type=node.op_type, group=group, axis=axis, smallest=floor)
+        proto.input[1] = self.dequantized(node.weight, coded.codes, coded.scales, coded.axis)
+        if coded.bias is None or node.op_type == "MatMul":
+            return
+        codes, scales = bias_codes(coded.bias, self.affines[node.data].scale, coded.scales)
+        name = self.dequantized(node.bias or f"{node.name}_bias", codes, scales, 0)
+        if len(proto.input) > 2:
+            proto.input[2] = name
+        else:
+            proto.input.append(name)
 
     def dequantized(
         self, name: str, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None

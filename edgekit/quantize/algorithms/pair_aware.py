@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.quantize.scales import SMALLEST_SCALE, weight_codes
 
-__all__ = ["PAIR_LIMIT", "cap_pairs", "pair_aware_codes", "saturation_free_codes"]
+__all__ = ["PAIR_LIMIT", "cap_pairs", "code_limits", "pair_aware_codes", "saturation_free_codes"]
 
 PAIR_LIMIT = 128  # 255 * 128 = 32640 fits 16 signed bits, 255 * 129 does not
 _LARGEST_CODES = (127, 119, 111, 103, 95, 87, 79, 71, 63)  # at 63 no pair can offend
@@ -82,11 +82,21 @@ def saturation_free_codes(
     Depthwise convolutions multiply one channel at a time and take all 8 bits. Other convolutions and matrix
     products take pair-aware codes where an even number of input channels keeps the pairs whole, else 7 bits.
     """
-    if op_type == "Conv" and 1 < group == weight.shape[0] and weight.shape[1] == 1:
-        return weight_codes(weight, bits=8, axis=axis, smallest=smallest)
-    if axis == 0 and op_type in ("Conv", "Gemm") and weight.shape[1] % 2 == 0:
-        return pair_aware_codes(weight, smallest=smallest)
-    if axis == 1 and op_type == "MatMul" and weight.shape[0] % 2 == 0:
+    limit, paired = code_limits(weight.shape, op_type=op_type, group=group, axis=axis)
+    if paired and op_type == "MatMul":
         codes, scales = pair_aware_codes(weight.T, smallest=smallest)
         return np.ascontiguousarray(codes.T), scales
-    return weight_codes(weight, bits=7, axis=axis, smallest=smallest)
+    if paired:
+        return pair_aware_codes(weight, smallest=smallest)
+    return weight_codes(weight, bits=8 if limit == 127 else 7, axis=axis, smallest=smallest)
+
+
+def code_limits(shape: tuple[int, ...], *, op_type: str, group: int, axis: int | None) -> tuple[int, bool]:
+    """The largest code of an operator's weights that cannot saturate, and whether pairs are capped too."""
+    if op_type == "Conv" and 1 < group == shape[0] and shape[1] == 1:
+        return 127, False
+    if axis == 0 and op_type in ("Conv", "Gemm") and shape[1] % 2 == 0:
+        return 127, True
+    if axis == 1 and op_type == "MatMul" and shape[0] % 2 == 0:
+        return 127, True
+    return 63, False
