@@ -99,6 +99,8 @@ class SourceReport:
 class Report:
     """One run.
 
+    `warnings` are findings that change no verdict and that the reader should act on: samples that do not look
+    like those the network was trained on.
     `budgets` and `allow_refused` are what the verdict was judged by; a later command adds to them. `machine`
     says where it was measured, `versions` with what.
     """
@@ -109,6 +111,7 @@ class Report:
     verdict: Literal["pass", "fail"]
     verdict_reasons: tuple[str, ...] = ()
     artifacts: tuple[ArtifactReport, ...]
+    warnings: tuple[str, ...] = ()
     budgets: Budgets = field(default_factory=Budgets)
     allow_refused: tuple[str, ...] = ()
     machine: dict[str, str] = field(default_factory=dict)

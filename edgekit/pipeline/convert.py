@@ -34,6 +34,7 @@ from edgekit.pipeline.job import Job
 from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
 from edgekit.pipeline.quantizing import policy_of, quantized_graphs
 from edgekit.pipeline.reading import read_model
+from edgekit.pipeline.sample_check import check_samples, keep_statistics
 from edgekit.pipeline.steps import StepRunner
 
 __all__ = ["convert"]
@@ -57,6 +58,11 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         model = read_model(recipe.source, out=work / "model", runner=runner, simplify=recipe.simplify)
         check_labels(about, model.signature)
         _check_samples(recipe, model)
+        keep_statistics(model, out, runner)
+        warnings: tuple[str, ...] = ()
+        if recipe.calibration is not None:
+            data = recipe.calibration.data
+            warnings = check_samples(out, data, model.signature, what="calibration", runner=runner)
         job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
         graphs = quantized_graphs(job, targets)
         example = _example(job)
@@ -81,6 +87,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         source=source,
         verdict="pass",
         artifacts=tuple(entries),
+        warnings=warnings,
         machine=describe_machine(),
         versions=package_versions(),
     )

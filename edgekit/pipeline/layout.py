@@ -4,6 +4,7 @@ OUT/report.json, report.md
 OUT/<target>/<precision>/   manifest.json and the files of one artifact
 OUT/source/onnx/            the canonical float graph as an ONNX Runtime artifact: the yardstick
 OUT/source/<target>/        its float32 lowering, when float32 was not asked for: the latency baseline
+OUT/source/statistics.onnx  judges samples: the first layers, and what their BatchNorm remembers of training
 OUT/source/example.npz      one sample of every input, in the source's layout
 """
 
@@ -14,9 +15,17 @@ from pathlib import Path
 from edgekit.core.artifact import Artifact, open_artifact
 from edgekit.runtime.manifest import MANIFEST_NAME
 
-__all__ = ["EXAMPLE", "artifact_folder", "baseline_folder", "float32_baseline", "yardstick_folder"]
+__all__ = [
+    "EXAMPLE",
+    "STATISTICS",
+    "artifact_folder",
+    "baseline_folder",
+    "float32_baseline",
+    "yardstick_folder",
+]
 
 EXAMPLE = "source/example.npz"
+STATISTICS = "source/statistics.onnx"
 
 
 def artifact_folder(out: Path, target: str, precision: str) -> Path:

@@ -24,10 +24,13 @@ from edgekit.errors import EdgekitError, StepError, Unsupported, UsageError, nea
 from edgekit.measure.drift import Drift
 from edgekit.measure.metrics import ERROR_METRICS, compare_accuracy
 from edgekit.pipeline.layout import yardstick_folder
+from edgekit.pipeline.sample_check import check_samples
+from edgekit.pipeline.steps import StepRunner
 from edgekit.runtime.manifest import Manifest
 
 __all__ = ["signature_of", "validate"]
 
+_VALIDATION = "validation"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -61,6 +64,8 @@ def validate(
     signature = signature_of(yardstick.manifest)
     judged = _judged_output(signature, options.output)
     samples = open_samples(options.data, signature, need_labels=options.metric not in ERROR_METRICS)
+    runner = StepRunner(deadline_s=deadline_s, on_event=on_event)
+    warnings = check_samples(out, options.data, signature, what=_VALIDATION, runner=runner)
     label = f"validate on {samples.count} samples"
     started = time.perf_counter()
     on_event(Event(step=label, state="start", total=samples.count))
@@ -77,9 +82,11 @@ def validate(
     on_event(Event(step=label, state="done", seconds=time.perf_counter() - started))
     entries = tuple(finished.get(_key(e), e) for e in report.artifacts)
     scores = [e.accuracy.source for e in entries if e.accuracy is not None]
+    earlier = tuple(w for w in report.warnings if not w.startswith(_VALIDATION))
     return replace(
         report,
         artifacts=entries,
+        warnings=earlier + warnings,
         source=replace(report.source, accuracy=scores[0] if scores else None),
     )
 

@@ -42,6 +42,8 @@ def _verdict(report: Report) -> str:
     ]
     if report.verdict_reasons:
         lines += ["", *(f"- {_flat(reason)}" for reason in report.verdict_reasons)]
+    if report.warnings:
+        lines += ["", *(f"> **Warning:** {_flat(warning)}" for warning in report.warnings)]
     return "\n".join(lines)
 
 

@@ -29,6 +29,7 @@ def render_table(report: Report, *, width: int = 120) -> str:
     lines = [_head(report), ""]
     lines += _rows(report, width)
     remarks = [line for entry in report.artifacts for line in _remarks(entry, width)]
+    remarks = [line for text in report.warnings for line in _wrapped(f"warning: {text}", width)] + remarks
     if remarks:
         lines += ["", *remarks]
     lines += ["", *_legend(report, width)]
@@ -108,10 +109,13 @@ def _remarks(entry: ArtifactReport, width: int) -> list[str]:
         said.append("speedup is inconclusive: its interval holds 1")
     lines = []
     for text in said:
-        first = f"{entry.target} {entry.precision}: "
-        flat = " ".join(text.split())
-        lines += textwrap.wrap(first + flat, width, subsequent_indent="  ", break_long_words=False)
+        lines += _wrapped(f"{entry.target} {entry.precision}: {text}", width)
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    flat = " ".join(text.split())
+    return textwrap.wrap(flat, width, subsequent_indent="  ", break_long_words=False)
 
 
 def _legend(report: Report, width: int) -> list[str]:

@@ -43,6 +43,11 @@ def test_every_convolution_and_product_runs_in_integers(outcome, target):
     assert artifact["float_nodes"] == []
 
 
+def test_the_digits_look_like_those_of_training(outcome):
+    assert (outcome[0] / "source" / "statistics.onnx").is_file()
+    assert outcome[1]["warnings"] == []
+
+
 @pytest.mark.parametrize("target", ENGINES)
 def test_a_float_artifact_is_not_called_integer(outcome, target):
     assert entry(outcome[1], target, "float32")["integer_share"] == 0.0
