@@ -17,6 +17,8 @@ from edgekit.errors import Reason, nearest
 
 __all__ = ["Builder"]
 
+_INSIDE = ("bfloat16",)  # dtypes that no port has: numpy lacks them
+
 
 class Builder:
     """Lowers a whole ONNX graph; `reasons` collects every node that cannot be lowered.
@@ -32,7 +34,7 @@ class Builder:
         self.constants = source.constants = Constants(source.constants)
         self.table = table
         self.quantized_io = quantized_io
-        self.graph = Graph()
+        self.graph = Graph(notes=list(source.notes))
         self.values: dict[str, Tensor] = {}
         self.integers: dict[str, Tensor] = {}
         self.stored: dict[str, Quantizer] = {}
@@ -105,7 +107,7 @@ class Builder:
         for name in (*step.node.inputs, *step.outputs):
             if name and name not in self.source.constants and 0 in self.source.shapes.get(name, ()):
                 raise Refusal(f"{name!r} is empty: {self.source.shapes[name]}", "LiteRT has no empty tensors")
-            if name and self.source.dtypes.get(name, "float32") not in DTYPES:
+            if name and self.source.dtypes.get(name, "float32") not in (*DTYPES, *_INSIDE):
                 dtype = self.source.dtypes[name]
                 raise Refusal(f"{name!r} is {dtype}", f"LiteRT here takes {', '.join(DTYPES)}")
             if name and len(self.source.shapes.get(name, ())) > MAX_RANK:

@@ -13,6 +13,7 @@ from edgekit.backends.tflite.ir import Array, Quant
 from edgekit.backends.tflite.qlinear import expand_qlinear
 from edgekit.backends.tflite.reading import read_apart
 from edgekit.backends.tflite.unfold import expand_functions, unfold
+from edgekit.backends.tflite.wide_floats import widen
 from edgekit.core.packages import require
 from edgekit.errors import Reason
 
@@ -48,7 +49,10 @@ class Quantizer:
 
 @dataclass(slots=True, kw_only=True)
 class OnnxGraph:
-    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value."""
+    """Nodes in order, constants as arrays, the static shape and numpy dtype name of every value.
+
+    `notes` say what the manifest has to tell of how the file was read.
+    """
 
     nodes: list[Node]
     inputs: tuple[str, ...]
@@ -59,6 +63,7 @@ class OnnxGraph:
     readers: dict[str, list[Node]] = field(default_factory=dict)
     writers: dict[str, Node] = field(default_factory=dict)
     quantizers: dict[Node, Quantizer | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def connect(self) -> None:
         """Find the readers and writers of every value; after nodes were changed, again."""
@@ -141,7 +146,7 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
     """
     onnx = require("onnx", needed_for="reading the graph to lower")
     model, weights = read_apart(path)
-    model = expand_functions(expand_qlinear(model), whole)
+    model, notes = widen(expand_functions(expand_qlinear(model), whole), weights)
     while True:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         result, reasons = _read(model, weights, onnx)
@@ -150,6 +155,7 @@ def read_graph(path: Path, whole: Collection[str] = ()) -> tuple[OnnxGraph | Non
             model = expand_functions(model, whole)
         elif not reasons or not _bake(model, result, onnx):
             break
+    result.notes = notes
     return (None, reasons) if reasons else (result, [])
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "MAX_RANK", "Op", "Refusal", "Weight", "inverse", "permuted"]
 
 T = TypeVar("T")
-DTYPES = ("float32", "int8", "int32", "int64", "bool", "uint8", "int16", "uint16", "uint32")
+DTYPES = ("float32", "int8", "int32", "int64", "bool", "uint8", "int16", "uint16", "uint32", "float16")
 MAX_RANK = 6
 
 

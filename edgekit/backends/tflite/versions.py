@@ -61,6 +61,7 @@ _INT8_IS_2 = frozenset(
     )
 )
 _DATA = {"TRANSPOSE_CONV": 2, "SPLIT": 1}  # the input that holds the data
+_CAST = {"uint32": 2, "int8": 3, "uint16": 4, "float16": 5, "bfloat16": 7}
 _RANK_5 = {"PAD": 4, "PADV2": 4, "SLICE": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 4}
 _BROADCAST_5 = {"SUB": 3, "DIV": 2, "MAXIMUM": 3, "MINIMUM": 3}
 _INT64 = {"ADD": 4, "SUB": 4, "MUL": 5}
@@ -101,7 +102,7 @@ def operator_version(op: Operator) -> int:
         "DEQUANTIZE": _dequantize,
         "RESIZE_BILINEAR": _resize_bilinear,
         "RESIZE_NEAREST_NEIGHBOR": _resize_nearest,
-        "CAST": lambda op: 3 if "int8" in (x.dtype, op.output.dtype) else 1,
+        "CAST": lambda op: max(_CAST.get(x.dtype, 1), _CAST.get(op.output.dtype, 1)),
         "BROADCAST_TO": lambda op: 3 if x.dtype in ("int8", "int16") else 2,
         "SIGN": lambda op: 2 if x.dtype == "int32" else 1,
         "ABS": lambda op: 5 if x.dtype == "int32" else 1,

@@ -194,7 +194,7 @@ OPERATORS = {
     "Neg": Lowering(emit=negate, dtypes=(*_NUMBERS, "int8", "int16")),
     "Sign": Lowering(emit=sign, dtypes=("float32", "int32", *NARROW)),
     "Where": Lowering(emit=select, dtypes=(*_VALUES, "int8", "uint8", "int16"), data=1),
-    "Cast": Lowering(emit=cast, dtypes=_BYTES),
+    "Cast": Lowering(emit=cast, dtypes=(*_BYTES, "float16", "bfloat16")),
     "CastLike": Lowering(emit=cast, dtypes=_BYTES),
     "Not": Lowering(emit=logical_not, dtypes=("bool",)),
     **{name: Lowering(emit=unary(kind)) for name, kind in _UNARY.items()},
