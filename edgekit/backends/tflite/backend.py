@@ -13,6 +13,7 @@ from edgekit.backends.tflite.cleanup import (
     drop_dead,
     half_weights,
     merge_reshapes,
+    narrow_splits,
     separate_ports,
     transpose_codes,
 )
@@ -99,6 +100,7 @@ def build_graph(
     transpose_codes(graph)
     merge_reshapes(graph)
     drop_dead(graph)
+    narrow_splits(graph)
     separate_ports(graph)
     if precision in STORED:
         return graph, store_precision(graph, builder.stored, precision)

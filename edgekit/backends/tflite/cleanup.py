@@ -7,7 +7,14 @@ import numpy as np
 from edgekit.backends.tflite.ir import Graph, Operator, Tensor, reshape
 from edgekit.backends.tflite.layout_reshape import moves_only_ones
 
-__all__ = ["drop_dead", "half_weights", "merge_reshapes", "separate_ports", "transpose_codes"]
+__all__ = [
+    "drop_dead",
+    "half_weights",
+    "merge_reshapes",
+    "narrow_splits",
+    "separate_ports",
+    "transpose_codes",
+]
 
 _HALF_MINIMUM = 16  # elements: below, a DEQUANTIZE costs more than it saves
 _WEIGHT_INPUTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
@@ -83,6 +90,39 @@ def drop_dead(graph: Graph) -> None:
             kept.append(op)
             wanted.update(tensor for tensor in op.inputs if tensor is not None)
     graph.operators = kept[::-1]
+
+
+def narrow_splits(graph: Graph) -> None:
+    """Before: SPLIT into parts that not all are read. After: SLICE of each part that is.
+
+    A tensor that nothing reads has no memory: tools that look at every tensor of a file stumble over it.
+    Must not change: values, ports.
+    """
+    read = {tensor for op in graph.operators for tensor in op.inputs} | {p.tensor for p in graph.outputs}
+    kept = []
+    for op in graph.operators:
+        if op.kind == "SPLIT" and not all(tensor in read for tensor in op.outputs):
+            kept += [_part(op, index) for index, tensor in enumerate(op.outputs) if tensor in read]
+        else:
+            kept.append(op)
+    graph.operators = kept
+
+
+def _part(split: Operator, index: int) -> Operator:
+    """SLICE in place of one output of SPLIT."""
+    axis, x = split.inputs
+    assert axis is not None
+    assert axis.data is not None
+    assert x is not None
+    output = split.outputs[index]
+    begin = np.zeros(len(x.shape), np.int32)
+    begin[int(axis.data.item())] = index * output.shape[int(axis.data.item())]
+    size = np.asarray(output.shape, np.int32)
+    places = [
+        Tensor(name=f"{output.name}/{name}", shape=data.shape, dtype="int32", data=data)
+        for name, data in (("begin", begin), ("size", size))
+    ]
+    return Operator(kind="SLICE", inputs=[x, *places], outputs=[output], origin=split.origin)
 
 
 def separate_ports(graph: Graph) -> None:
