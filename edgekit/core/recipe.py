@@ -107,6 +107,11 @@ class QuantizationOptions:
         if not 0.0 <= self.smooth <= 1.0:
             raise UsageError(f"smooth: got {self.smooth!r}, allowed: 0 (off) to 1")
 
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether an algorithm runs the quantized network on samples, besides the calibration pass."""
+        return self.rounding == "learned" or self.bias_correction == "empirical" or self.fine_tune_ranges
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationOptions:

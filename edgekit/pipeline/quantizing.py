@@ -6,14 +6,14 @@ from pathlib import Path
 
 from edgekit.core.codec import encode
 from edgekit.core.events import Event
-from edgekit.core.files import digest_json
+from edgekit.core.files import digest_file, digest_json
 from edgekit.core.packages import installed_version
 from edgekit.core.samples import open_samples
 from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
 from edgekit.pipeline.cache import cached_folder
 from edgekit.pipeline.job import Job
 
-__all__ = ["calibration_of", "policy_of", "quantized_graphs"]
+__all__ = ["calibration_of", "policy_of", "quantized_graph", "quantized_graphs"]
 
 
 def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
@@ -27,6 +27,11 @@ def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
     ranges = _calibrate(job, [p for p in calibrated.values() if isinstance(p, Int8Policy)])
     quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
     return graphs | quantized
+
+
+def quantized_graph(job: Job, policy: Int8Policy) -> Path:
+    """The quantized graph of one policy, as the job's recipe wants it, in the job's `work` folder."""
+    return _quantize(job, policy, _calibrate(job, [policy]))
 
 
 def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
@@ -72,19 +77,38 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
 
 
 def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
-    out = job.work / f"qdq-{digest_json(encode(policy))[:12]}.onnx"
-    job.runner.run(
-        "edgekit.quantize.qdq:quantize_file",
-        {
-            "model": str(job.model.path),
-            "calibration": str(ranges),
-            "policy": encode(policy),
-            "options": encode(job.recipe.quantization),
-            "out": str(out),
-        },
-        label=f"quantize ({policy.activation} activations, {_codes(policy)})",
-    )
-    return out
+    calibration, options = job.recipe.calibration, job.recipe.quantization
+    assert calibration is not None
+    arguments = {
+        "model": str(job.model.path),
+        "calibration": str(ranges),
+        "policy": encode(policy),
+        "options": encode(options),
+        "samples": encode(calibration),
+        "signature": encode(job.model.signature),
+    }
+    tuned = ", tuned on samples" if options.looks_at_samples else ""
+    label = f"quantize ({policy.activation} activations, {_codes(policy)}{tuned})"
+
+    def write(out: Path) -> None:
+        job.runner.run("edgekit.quantize.tuning:quantize_file", {**arguments, "out": str(out)}, label=label)
+
+    if not options.looks_at_samples:
+        out = job.work / f"qdq-{digest_json([encode(policy), encode(options)])[:12]}.onnx"
+        write(out)
+        return out
+    inputs = {
+        "model": job.model.digest,
+        "calibration": digest_file(ranges),
+        "policy": arguments["policy"],
+        "options": arguments["options"],
+        "samples": open_samples(calibration.data, job.model.signature).digest,
+        "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
+    }
+    folder, cached = cached_folder("tune", version=1, inputs=inputs, build=lambda f: write(f / "qdq.onnx"))
+    if cached:
+        job.runner.on_event(Event(step=label, state="cached"))
+    return folder / "qdq.onnx"
 
 
 def _quantize_weights(job: Job, policy: WeightPolicy) -> Path:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.codec import decode
-from edgekit.core.files import atomic_file
-from edgekit.core.packages import require
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import Int8Policy
-from edgekit.quantize.calibrate import Calibration, read_calibration
+from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import Placement, WeightedNode, place
@@ -27,26 +23,10 @@ from edgekit.quantize.scales import (
 )
 from edgekit.quantize.weight_coding import CodedWeight, code_weight
 
-__all__ = ["code_weights", "quantize", "quantize_file"]
+__all__ = ["code_weights", "quantize"]
 
 
 _DEFAULTS = QuantizationOptions()
-
-
-def quantize_file(
-    *, model: str, calibration: str, policy: dict[str, Any], options: dict[str, Any], out: str
-) -> dict[str, Any]:
-    """Step: write the QDQ graph of `model` to `out`; says how many tensors and weights were quantized."""
-    onnx = require("onnx", needed_for="quantization")
-    result, placement = quantize(
-        onnx.load(model),
-        calibration=read_calibration(Path(calibration)),
-        policy=decode(Int8Policy, policy, where="policy"),
-        options=decode(QuantizationOptions, options, where="quantization"),
-    )
-    with atomic_file(Path(out)) as temporary:
-        temporary.write_bytes(result.SerializeToString(deterministic=True))
-    return {"tensors": len(placement.tensors), "weights": len(placement.weighted)}
 
 
 def quantize(

@@ -1,0 +1,100 @@
+"""Tuning: the algorithms that look at samples through the quantized network, in the order that pays.
+
+First the ranges of activations, then the codes of weights, then the biases, which take up what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from edgekit.core.codec import decode
+from edgekit.core.files import atomic_file
+from edgekit.core.model import Signature
+from edgekit.core.packages import require
+from edgekit.core.recipe import CalibrationOptions, QuantizationOptions
+from edgekit.core.target import Int8Policy
+from edgekit.quantize.calibrate import Calibration, read_calibration
+from edgekit.quantize.qdq import quantize
+from edgekit.quantize.rounding import learn_rounding
+from edgekit.quantize.weight_coding import CodedWeight
+
+if TYPE_CHECKING:
+    from edgekit.core.samples import Samples
+
+__all__ = ["Tuning", "quantize_file", "tune"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What `quantize` takes: ranges that may have changed, and the weights of nodes by name (None: plain)."""
+
+    calibration: Calibration
+    coded: dict[str, CodedWeight] | None = field(default=None)
+
+
+def quantize_file(
+    *,
+    model: str,
+    calibration: str,
+    policy: dict[str, Any],
+    options: dict[str, Any],
+    samples: dict[str, Any],
+    signature: dict[str, Any],
+    out: str,
+) -> dict[str, Any]:
+    """Step: write the QDQ graph of `model` to `out`; says how many tensors and weights were quantized.
+
+    `samples` are the `CalibrationOptions` by which `calibration` was made; they are read again only where
+    `options` ask for an algorithm that needs them.
+    """
+    from edgekit.core.samples import open_samples
+
+    onnx = require("onnx", needed_for="quantization")
+    chosen = decode(QuantizationOptions, options, where="quantization")
+    source = decode(CalibrationOptions, samples, where="calibration")
+    rules = decode(Int8Policy, policy, where="policy")
+    graph = onnx.load(model)
+    tuned = Tuning(calibration=read_calibration(Path(calibration)))
+    if chosen.looks_at_samples:
+        opened = open_samples(source.data, decode(Signature, signature, where="signature"))
+        tuned = tune(graph, _Again(opened), calibration=tuned.calibration, policy=rules, options=chosen)
+    result, placement = quantize(
+        graph, calibration=tuned.calibration, policy=rules, options=chosen, coded=tuned.coded
+    )
+    with atomic_file(Path(out)) as temporary:
+        temporary.write_bytes(result.SerializeToString(deterministic=True))
+    return {"tensors": len(placement.tensors), "weights": len(placement.weighted)}
+
+
+class _Again:
+    """The calls of samples, from the start each time they are iterated."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        return (batch.inputs for batch in self._samples.calls())
+
+
+def tune(
+    model: Any,
+    batches: Iterable[Mapping[str, NDArray[Any]]],
+    *,
+    calibration: Calibration,
+    policy: Int8Policy,
+    options: QuantizationOptions,
+) -> Tuning:
+    """Run what `options` ask for on a float ModelProto; the same inputs give the same answer.
+
+    `batches` yields input name -> array for one call and can be iterated again; the first 128 are used at
+    most. Raises `UsageError` when there are none.
+    """
+    coded = None
+    if options.rounding == "learned":
+        coded = learn_rounding(model, batches, calibration=calibration, policy=policy, options=options)
+    return Tuning(calibration=calibration, coded=coded)
