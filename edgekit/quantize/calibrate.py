@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.codec import decode, encode
@@ -21,7 +22,15 @@ from edgekit.core.recipe import CalibrationOptions
 from edgekit.core.target import Int8Policy
 from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.graph_index import GraphIndex, index_graph
-from edgekit.quantize.observers import Codes, Method, Observation, Range, add_reductions
+from edgekit.quantize.observers import (
+    CALL,
+    Codes,
+    Method,
+    Observation,
+    Range,
+    add_reductions,
+    add_values,
+)
 from edgekit.quantize.placement import place
 
 __all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
@@ -130,20 +139,21 @@ class CalibrationRun:
         if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
             raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
         tensors, weighted = _what_to_observe(index, policies)
-        every = list(dict.fromkeys([*tensors, *weighted]))
-        observed, self.reductions = add_reductions(index, every, weighted)
-        if method.counts_values:
-            _add_outputs(observed, tensors, index)
-        self.observation = Observation(tensors, list(weighted), method, batch)
+        reduced = add_reductions(index, list(dict.fromkeys([*tensors, *weighted])), weighted)
+        self.values = add_values(reduced, index, tensors) if method.counts_values else {}
+        self.weighted = list(weighted)
+        self.observation = Observation(tensors, reduced.layout, method, batch)
         self.codes = {codes.kind: codes for codes in map(_codes, policies)}
         self.shapes = {name: index.shapes[name] for name in index.inputs}
-        values = [t for t in tensors if t not in index.inputs] if method.counts_values else []
-        self.names = [*self.reductions.names, *values]
+        made = {o.name for o in reduced.model.graph.output}
+        self.reduced = reduced.outputs
+        self.names = [n for n in dict.fromkeys([*self.reduced, *self.values.values()]) if n in made]
+        self.counts_calls = len(reduced.model.graph.input) > len(model.graph.input)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
-            observed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+            reduced.model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
 
     def feed(
@@ -155,18 +165,28 @@ class CalibrationRun:
         with ThreadPoolExecutor(max_workers=1) as counter:
             for call, inputs in enumerate(_ahead(batches), start=start):
                 self._check(inputs, call)
-                # [] would fetch every output
-                fetched = self.session.run(self.names, dict(inputs)) if self.names else []
-                values = {**inputs, **dict(zip(self.names, fetched, strict=True))}
+                found = self._run(inputs, call)
                 if pending is not None:
                     pending.result()
                 if keep and call > start and time.perf_counter() - saved >= keep_every_s:
                     seen.save(keep)
                     saved = time.perf_counter()
-                pending = counter.submit(seen.update, self.reductions, values)
+                pending = counter.submit(seen.update, *found)
                 report_progress((call + 1) * seen.batch, total)
             if pending is not None:
                 pending.result()
+
+    def _run(
+        self, inputs: Mapping[str, NDArray[Any]], call: int
+    ) -> tuple[list[NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Minima, maxima and means of one call, and values by tensor."""
+        fed = dict(inputs)
+        if self.counts_calls:
+            fed[CALL] = np.array([call], np.int64)
+        found = self.session.run(self.names, fed) if self.names else []  # [] would fetch every output
+        by_name = {**inputs, **dict(zip(self.names, found, strict=True))}
+        none = np.zeros(0, np.float32)
+        return [by_name.get(n, none) for n in self.reduced], {t: by_name[n] for t, n in self.values.items()}
 
     def _check(self, inputs: Mapping[str, NDArray[Any]], call: int) -> None:
         for name, shape in self.shapes.items():
@@ -187,10 +207,10 @@ class CalibrationRun:
         found = dict(zip(wanted, seen.chosen(list(wanted.values())), strict=True))
         return Calibration(
             ranges=next(iter(found.values()), {}),
-            means={name: tuple(m.value().tolist()) for name, m in seen.means.items()},
+            means={name: seen.running.means(name) for name in self.weighted},
             samples=seen.samples,
             method=seen.method.name,
-            channels={name: seen.ranges[name].channels() for name in seen.means},
+            channels={name: seen.running.channels(name) for name in self.weighted},
             extremes=seen.extremes(),
             coded=found if len(found) > 1 else {},
         )
@@ -220,14 +240,3 @@ def _what_to_observe(index: GraphIndex, policies: list[Int8Policy]) -> tuple[lis
             rank = len(index.shapes[node.data])
             weighted[node.data] = 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
     return list(tensors), weighted
-
-
-def _add_outputs(model: Any, tensors: list[str], index: GraphIndex) -> None:
-    from onnx import TensorProto, helper
-
-    have = {o.name for o in model.graph.output} | set(index.inputs)
-    for name in tensors:
-        if name not in have:
-            model.graph.output.append(
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, index.shapes[name])
-            )

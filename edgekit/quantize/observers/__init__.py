@@ -4,9 +4,9 @@ from edgekit.quantize.observers.codes import Codes
 from edgekit.quantize.observers.histogram import Distribution, FloatHistogram
 from edgekit.quantize.observers.methods import Method, Range
 from edgekit.quantize.observers.observation import Observation
-from edgekit.quantize.observers.reductions import Reductions, add_reductions
+from edgekit.quantize.observers.reductions import CALL, add_reductions, add_values
 
 __all__ = [
-    "Codes", "Distribution", "FloatHistogram", "Method", "Observation", "Range", "Reductions",
-    "add_reductions",
+    "CALL", "Codes", "Distribution", "FloatHistogram", "Method", "Observation", "Range", "add_reductions",
+    "add_values",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ wherever the values lie, from 1e-38 to 3e38, and a tensor takes 512 KiB however 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class FloatHistogram:
         return Distribution(lower=lower[order], upper=upper[order], counts=counts[order].astype(np.float64))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Distribution:
     """Values in ascending bins [lower, upper], `counts` of them spread evenly over each; shapes (bins,)."""
 
@@ -72,11 +73,17 @@ class Distribution:
         """How many values there are."""
         return float(self.counts.sum())
 
+    @cached_property
+    def _sums(self) -> list[Floats]:
+        """Number, sum and sum of squares of the values below each bin and the end, shape (bins + 1,)."""
+        a, b, n = self.lower, self.upper, self.counts
+        moments = (n, n * (a + b) / 2, n * (a * a + a * b + b * b) / 3)
+        return [np.concatenate([[0.0], np.cumsum(values)]) for values in moments]
+
     def moments_below(self, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Number, sum and sum of squares of the values below each of `points` (any shape)."""
         a, b, n = self.lower, self.upper, self.counts
-        moments = (n, n * (a + b) / 2, n * (a * a + a * b + b * b) / 3)
-        sums = [np.concatenate([[0.0], np.cumsum(values)]) for values in moments]
+        sums = self._sums
         whole = np.searchsorted(self.upper, points, side="left")
         at = np.minimum(whole, len(n) - 1)
         start, stop = a[at], np.clip(points, a[at], b[at])

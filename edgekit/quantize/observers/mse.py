@@ -20,8 +20,8 @@ __all__ = ["expected_error", "mse_range"]
 
 Floats = NDArray[np.float64]
 
-_COARSE = 0.5 ** (np.arange(65) / 8.0)  # from the bound to 1/256 of it, eight candidates an octave
-_FINE = 2.0 ** (np.arange(-8, 9) / 64.0)
+_COARSE = 0.5 ** (np.arange(33) / 4.0)  # from the bound to 1/256 of it, four candidates an octave
+_FINE = 2.0 ** (np.arange(-8, 9) / 32.0)
 
 
 def expected_error(seen: Distribution, low: Floats, high: Floats, codes: Codes) -> Floats:

@@ -1,82 +1,91 @@
-"""Running statistics over samples: extremes, moving averages of them, means."""
+"""Running statistics of all tensors at once, over the vectors that `reductions` joins."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import UsageError
+from edgekit.quantize.observers.reductions import Layout
 
-__all__ = ["MovingAverage", "RunningMean", "RunningRange", "refuse_not_finite"]
+__all__ = ["Running"]
 
-
-def refuse_not_finite(tensor: str, sample: int) -> UsageError:
-    """The error for NaN or infinity in an activation."""
-    return UsageError(
-        f"the activation {tensor!r} holds NaN or infinity at calibration sample {sample}",
-        hint="check the preprocessing of that sample and that the float model is sound on it",
-    )
+Floats = NDArray[np.float64]
 
 
-@dataclass(slots=True, kw_only=True)
-class RunningRange:
-    """The smallest and the largest value seen, of a tensor (shape ()) or of each channel (channels,)."""
+@dataclass(slots=True)
+class Running:
+    """Minimum, maximum and sum of means of every channel, and moving averages of the tensors' extremes.
 
-    low: NDArray[np.float32] = field(default_factory=lambda: np.array(np.inf, np.float32))
-    high: NDArray[np.float32] = field(default_factory=lambda: np.array(-np.inf, np.float32))
-
-    def update(self, low: NDArray[Any], high: NDArray[Any]) -> None:
-        """Take in one batch's minimum and maximum."""
-        self.low = np.minimum(self.low, low)
-        self.high = np.maximum(self.high, high)
-
-    def whole(self) -> tuple[float, float]:
-        """The range of the tensor."""
-        return float(self.low.min()), float(self.high.max())
-
-    def channels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The lowest and the highest value of each channel."""
-        return tuple(self.low.reshape(-1).tolist()), tuple(self.high.reshape(-1).tolist())
-
-
-@dataclass(slots=True, kw_only=True)
-class MovingAverage:
-    """The moving average of a tensor's minimum and of its maximum, one batch after the other.
-
-    The plain mean of the first 100, an exponential average of constant 1/100 after that: Jacob et al. (2018),
-    section 3.1, without the weight that a constant from the start would give the first batch.
+    A moving average is the plain mean of the first 100 calls and an exponential average of constant 1/100
+    after that: Jacob et al. (2018), section 3.1, without the weight that a constant from the start would give
+    the first call. `lowered`: where the entries of the joined minima go. `names`: what a file keeps.
     """
 
-    low: float = 0.0
-    high: float = 0.0
-    count: int = 0
+    layout: Layout
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    total: Floats
+    averages: Floats
+    lowered: NDArray[np.intp]
+    calls: int = 0
 
-    def update(self, low: float, high: float) -> None:
-        """Take in one batch's minimum and maximum."""
-        self.count += 1
-        share = max(1.0 / self.count, 0.01)
-        self.low += (low - self.low) * share
-        self.high += (high - self.high) * share
+    names = ("low", "high", "total", "averages")
 
+    @classmethod
+    def over(cls, layout: Layout) -> Running:
+        """Nothing seen yet."""
+        low = np.full(layout.size, np.inf, np.float32)
+        for name in layout.floored:
+            low[layout.slices[name]] = 0.0
+        high = np.full(layout.size, -np.inf, np.float32)
+        parts = [np.arange(layout.slices[t].start, layout.slices[t].stop) for t in layout.lows]
+        lowered = np.concatenate([np.zeros(0, np.intp), *parts])
+        return cls(layout, low, high, np.zeros(layout.size), np.zeros((2, len(layout.slices))), lowered)
 
-@dataclass(slots=True, kw_only=True)
-class RunningMean:
-    """The mean per channel over samples, in float64, shape (channels,)."""
+    def update(self, low: NDArray[Any], high: NDArray[Any], mean: NDArray[Any], *, sample: int) -> None:
+        """Take in the vectors of one call. Raises `UsageError` for NaN or infinity."""
+        bad = ~(np.isfinite(high) & np.isfinite(mean))
+        lows = np.zeros_like(high)
+        lows[self.lowered] = low
+        bad |= ~np.isfinite(lows)
+        if bad.any():
+            raise self.refusal(int(np.argmax(bad)), sample)
+        np.minimum(self.low, lows, out=self.low)
+        np.maximum(self.high, high, out=self.high)
+        self.total += mean
+        self.calls += 1
+        starts = [part.start for part in self.layout.slices.values()]
+        if starts:
+            now = np.stack([np.minimum.reduceat(lows, starts), np.maximum.reduceat(high, starts)])
+            self.averages += (now - self.averages) * max(1.0 / self.calls, 0.01)
 
-    total: NDArray[np.float64] | None = None
-    count: int = 0
+    def refusal(self, channel: int, sample: int) -> UsageError:
+        """The error for NaN or infinity at this place of the vectors."""
+        found = next(t for t, part in self.layout.slices.items() if part.start <= channel < part.stop)
+        return UsageError(
+            f"the activation {found!r} holds NaN or infinity at calibration sample {sample}",
+            hint="check the preprocessing of that sample and that the float model is sound on it",
+        )
 
-    def update(self, mean: NDArray[Any], samples: int) -> None:
-        """Take in the mean of a batch of `samples` samples."""
-        addition = mean.astype(np.float64).reshape(-1) * samples
-        self.total = addition if self.total is None else self.total + addition
-        self.count += samples
+    def extremes(self, tensor: str) -> tuple[float, float]:
+        """The smallest and the largest value of a tensor."""
+        part = self.layout.slices[tensor]
+        return float(self.low[part].min()), float(self.high[part].max())
 
-    def value(self) -> NDArray[np.float64]:
-        """The mean so far."""
-        if self.total is None:
-            raise UsageError("no sample was seen")
-        return self.total / self.count
+    def average(self, tensor: str) -> tuple[float, float]:
+        """The moving averages of a tensor's minimum and maximum."""
+        at = list(self.layout.slices).index(tensor)
+        return float(self.averages[0, at]), float(self.averages[1, at])
+
+    def channels(self, tensor: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest value of each channel."""
+        part = self.layout.slices[tensor]
+        return tuple(self.low[part].tolist()), tuple(self.high[part].tolist())
+
+    def means(self, tensor: str) -> tuple[float, ...]:
+        """The mean of each channel."""
+        return tuple((self.total[self.layout.slices[tensor]] / self.calls).tolist())
