@@ -1,4 +1,4 @@
-"""Networks of half and double floats: LiteRT computes in float32, says so, and keeps the ports as they are."""
+"""Networks of half and double floats: LiteRT computes in float32, says so, and keeps the ports unchanged."""
 
 from __future__ import annotations
 
