@@ -2,7 +2,7 @@
 #   make demo          train on real digits, convert for every engine, validate, benchmark, report
 #   make test          lint and the whole test suite
 #   make lint          ruff, mypy --strict, import layers
-#   make bench         the benchmarks, each prints JSON
+#   make bench         the benchmarks, each prints JSON; minutes. FULL=1: all networks and peers; hours
 #   make conformance   every operator case through every engine, its table, and many random graphs
 #   make clean         remove .venv and what was built
 # PYTHON=python3.12 picks another interpreter.
@@ -53,7 +53,10 @@ conformance: $(TOOLS)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m conformance
 
 bench: $(TOOLS)
-	@set -e; for file in benchmarks/*.py; do echo "== $$file" >&2; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do \
+	  quick=; if [ -z "$(FULL)" ] && grep -q -e '"--quick"' "$$file"; then quick=--quick; fi; \
+	  echo "== $$file $$quick" >&2; $(BIN)/python "$$file" $$quick; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
