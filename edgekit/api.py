@@ -40,6 +40,7 @@ from edgekit.pipeline.validate import validate as _validate
 from edgekit.report import read_report, write_report
 from edgekit.search.analyze import AnalysisOptions
 from edgekit.search.analyze import analyze as _analyze
+from edgekit.search.rescue import Rescuer
 
 __all__ = ["analyze", "benchmark", "convert", "open", "run", "validate"]
 
@@ -205,7 +206,8 @@ def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
     asked = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     place = Path(asked.output)
     with new_folder(place, overwrite=asked.overwrite) as out:
-        report = _convert(asked, out, on_event=on_event)
+        mend = Rescuer() if asked.quantization.rescue else None
+        report = _convert(asked, out, on_event=on_event, mend=mend)
         if asked.validation is not None:
             report = _validate(out, report, asked.validation, deadline_s=asked.deadline_s, on_event=on_event)
         if asked.benchmark is not None:

@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgekit.core.recipe import Budgets
+from edgekit.core.sensitivity import Standing
 
-__all__ = ["Accuracy", "ArtifactReport", "Latency", "Report", "SourceReport", "Speedup", "Status", "Verdict"]
+__all__ = [
+    "Accuracy", "ArtifactReport", "Attempt", "Latency", "Report", "Rescue", "SourceReport", "Speedup",
+    "Status", "Verdict",
+]  # fmt: skip
 
 Status = Literal["ok", "refused", "failed", "not_validated"]
 Verdict = Literal["pass", "fail", "none"]
@@ -54,6 +58,37 @@ class Speedup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One thing that a rescue tried, and how it stands by simulation on the search samples."""
+
+    what: str
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescue:
+    """What was done so that an int8 artifact keeps its budgets on accuracy, SQNR and agreement.
+
+    `reached`: it keeps them in the target's engine. `plain` and `final`: how int8 stood there before and
+    after, on the `judge_samples` that the search has not seen. `done`: the algorithms that were turned on.
+    `kept`: node -> the precision it keeps, `kept_macs_share` (0..1) their share of multiply-adds. `tried`:
+    every attempt in order. `slowdown`: latency over that of plain int8, paired (above 1 is slower), with its
+    95 % interval; None when nothing had to be done, or it could not be timed.
+    """
+
+    reached: bool
+    plain: Standing
+    final: Standing
+    done: tuple[str, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
+    kept_macs_share: float = 0.0
+    tried: tuple[Attempt, ...] = ()
+    judge_samples: int
+    slowdown: float | None = None
+    slowdown_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactReport:
     """What is known of one target at one precision. A value that was not measured is None."""
 
@@ -79,6 +114,7 @@ class ArtifactReport:
     verdict: Verdict = "none"
     verdict_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rescue: Rescue | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

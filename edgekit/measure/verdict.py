@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from edgekit.core.recipe import Budgets
-from edgekit.core.report import Accuracy, ArtifactReport, Report, Verdict
+from edgekit.core.report import Accuracy, ArtifactReport, Report, Rescue, Verdict
+from edgekit.core.sensitivity import Standing
 from edgekit.measure.metrics import RATE_METRICS
 
 __all__ = ["judge"]
@@ -29,7 +30,7 @@ def judge(report: Report, budgets: Budgets, allow_refused: Collection[str] = ())
     or was neither validated nor timed. The accuracy budget judges the drop itself; a reason says so when the
     interval holds the limit, for then the samples do not settle it. min_speedup does not bind float32, its
     own base. An artifact that is slower than the float32 artifact of its engine says so among its reasons,
-    budget or not.
+    budget or not. A rescue is told among the reasons; one that did not reach the budgets fails the artifact.
 
     The whole fails when an artifact fails, when there is no artifact, or when budgets were set and nothing
     was proven to keep them.
@@ -60,6 +61,7 @@ def _judged(entry: ArtifactReport, budgets: Budgets, allow_refused: Collection[s
     if entry.status in ("ok", "not_validated"):
         if not budgets.precisions or entry.precision in budgets.precisions:
             findings += _budgets(entry, budgets)
+            findings += _rescue(entry)
         findings += _slower(entry)
     if entry.status == "ok" and entry.accuracy is None and entry.latency_ms is None and not findings:
         findings = [_Finding(verdict="none", text="neither validated nor timed")]
@@ -149,6 +151,32 @@ def _unsure(accuracy: Accuracy, limit: float) -> _Finding | None:
         text=f"accuracy drop {accuracy.drop:.4g} [{low:.4g}, {high:.4g}] is {side} the limit {limit:g}, but "
         f"the 95 % interval holds the limit: {accuracy.n} samples do not settle it",
     )
+
+
+def _rescue(entry: ArtifactReport) -> list[_Finding]:
+    found = entry.rescue
+    if found is None or (found.reached and found.plain == found.final):
+        return []
+    if found.reached:
+        return [_Finding(verdict="pass", text=f"rescued: {_means(found)}")]
+    best = f"{_figures(found.final)} by {_means(found)}"
+    return [_Finding(verdict="fail", text=f"rescue: the budgets are not reachable here; best found: {best}")]
+
+
+def _means(found: Rescue) -> str:
+    """What was done, and from where to where it led."""
+    means = [*found.done]
+    if found.kept:
+        count = f"{len(found.kept)} node{'' if len(found.kept) == 1 else 's'}"
+        means.append(f"{count} ({100 * found.kept_macs_share:.1f} % of multiply-adds) kept in float32")
+    cost = "" if found.slowdown is None else f", {found.slowdown:.2f}x the latency of plain int8"
+    step = f"{_figures(found.plain)} before, {_figures(found.final)} after"
+    return f"{'; '.join(means) or 'nothing helped'} ({step}, on {found.judge_samples} samples{cost})"
+
+
+def _figures(standing: Standing) -> str:
+    drop = "" if standing.drop is None else f"drop {standing.drop:.4g}, "
+    return f"{drop}SQNR {standing.sqnr_db:.1f} dB"
 
 
 def _slower(entry: ArtifactReport) -> list[_Finding]:

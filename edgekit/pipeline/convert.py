@@ -30,21 +30,22 @@ from edgekit.core.samples import open_samples
 from edgekit.core.target import CALIBRATED, INTEGER, Precision, Target, load_target
 from edgekit.devices.local import Worker
 from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.job import Job, Mend
 from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
 from edgekit.pipeline.quantizing import policy_of, quantized_graphs
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.sample_check import check_samples, keep_statistics
 from edgekit.pipeline.steps import StepRunner
 
-__all__ = ["convert"]
+__all__ = ["convert", "lower_graph"]
 
 _ENGINE_MODULE = {"tflite": "ai_edge_litert", "openvino": "openvino", "onnxruntime": "onnxruntime"}
 
 
-def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
+def convert(recipe: Recipe, out: Path, *, on_event: Listener, mend: Mend | None = None) -> Report:
     """Fill the folder `out` with an artifact for every target and precision; returns the report so far.
 
+    `mend` may put another int8 graph in the place of a target's plain one.
     A target that refuses or whose step fails becomes a typed entry of the report and the others finish.
     Raises when the recipe, the model or the samples are wrong, and when not one artifact could be made.
     """
@@ -63,7 +64,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener) -> Report:
         if recipe.calibration is not None:
             data = recipe.calibration.data
             warnings = check_samples(out, data, model.signature, what="calibration", runner=runner)
-        job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about)
+        job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about, mend=mend)
         graphs = quantized_graphs(job, targets)
         example = _example(job)
         _lower_yardstick(job)
@@ -132,7 +133,10 @@ def _example(job: Job) -> dict[str, NDArray[Any]]:
     return load_arrays(place)
 
 
-def _lower(job: Job, target: Target, precision: Precision, graph: Path, place: Path, label: str) -> Artifact:
+def lower_graph(
+    job: Job, target: Target, precision: Precision, graph: Path, place: Path, label: str
+) -> Artifact:
+    """Lower an ONNX file into the new folder `place`, in a child process. Raises what the backend raises."""
     with _staged(place) as staged:
         job.runner.run(
             "edgekit.backends:lower_file",
@@ -169,7 +173,7 @@ def _lower_yardstick(job: Job) -> None:
     """The canonical float graph in ONNX Runtime: what every artifact is compared with."""
     target = replace(load_target("onnxruntime"), name="source")
     place = yardstick_folder(job.out)
-    _lower(job, target, "float32", job.model.path, place, "keep the float source")
+    lower_graph(job, target, "float32", job.model.path, place, "keep the float source")
 
 
 def _lower_baseline(job: Job, target: Target) -> tuple[str, ...]:
@@ -182,7 +186,7 @@ def _lower_baseline(job: Job, target: Target) -> tuple[str, ...]:
         return ()
     try:
         place = baseline_folder(job.out, target.name)
-        _lower(job, target, "float32", job.model.path, place, f"lower {target.name} float32 (baseline)")
+        lower_graph(job, target, "float32", job.model.path, place, f"lower {target.name} float32 (baseline)")
     except EdgekitError as err:
         if isinstance(err, StepError) and err.kind == "disk_full":
             raise
@@ -200,8 +204,11 @@ def _make(
         graph = job.model.path
         if policy := policy_of(target, precision):
             graph = graphs[digest_json(encode(policy))]
+        if job.mend is not None and precision == "int8" and not target.requires:
+            mended = job.mend(job, target, graph, example)
+            graph, entry = mended.graph, replace(entry, rescue=mended.rescue)
         place = artifact_folder(job.out, target.name, precision)
-        artifact = _lower(job, target, precision, graph, place, label)
+        artifact = lower_graph(job, target, precision, graph, place, label)
     except Unsupported as err:
         reasons = err.reasons or (Reason(why=err.message, hint=err.hint),)
         return replace(entry, status="refused", reasons=tuple(str(r) for r in reasons))

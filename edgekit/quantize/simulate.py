@@ -65,8 +65,8 @@ class Simulation:
         if set(kept) >= set(self.nodes):
             return self.reference
         options = replace(self.options, keep={**self.options.keep, **dict.fromkeys(sorted(kept), "float32")})
-        graph, _ = quantize(self.model, calibration=self.calibration, policy=self.policy, options=options)
-        return run_graph(graph, self.samples, self.output)
+        made = quantize(self.model, calibration=self.calibration, policy=self.policy, options=options)
+        return run_graph(made[0], self.samples, self.output)
 
     def answers(self, mixtures: Iterable[Collection[str]]) -> Iterable[NDArray[Any]]:
         """The answers of many mixtures, in order; two are computed at a time."""

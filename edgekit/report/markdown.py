@@ -97,6 +97,7 @@ def _detail_lines(entry: ArtifactReport) -> list[str]:
     covered = " ".join(entry.verdict_reasons)
     for reason in entry.reasons:
         lines += _quoted(reason, covered)
+    lines += _rescue_lines(entry)
     if entry.float_nodes:
         named = ", ".join(f"`{node}`" for node in entry.float_nodes[:10])
         more = f" and {len(entry.float_nodes) - 10} more" if len(entry.float_nodes) > 10 else ""
@@ -110,6 +111,20 @@ def _detail_lines(entry: ArtifactReport) -> list[str]:
         lines.append(f"- peak memory of its process {cells.size(entry.peak_memory_bytes)}")
     if entry.path:
         lines.append(f"- lies in `{entry.path}`")
+    return lines
+
+
+def _rescue_lines(entry: ArtifactReport) -> list[str]:
+    """What a rescue tried, in order, and which nodes it left in float."""
+    found = entry.rescue
+    if found is None or not found.tried:
+        return []
+    lines = ["- tried, by simulation on the search half of the validation samples:"]
+    for attempt in found.tried:
+        drop = "" if attempt.standing.drop is None else f", drop {attempt.standing.drop:.4g}"
+        lines.append(f"  - {_flat(attempt.what)}: SQNR {attempt.standing.sqnr_db:.1f} dB{drop}")
+    if found.kept:
+        lines.append(f"- kept: {', '.join(f'`{node}` in {kept}' for node, kept in found.kept.items())}")
     return lines
 
 

@@ -1,0 +1,255 @@
+"""Rescue: where int8 breaks its budgets on a target, the cheapest way back within them.
+
+Plain int8 is judged first, in the target's engine. If it breaks the budgets, whole-network algorithms are
+tried one after the other, each kept when it helps: they cost nothing when the network runs. If that is not
+enough, nodes stay in float, the fewest multiply-adds that suffice. The search simulates, on every second
+validation call; what it finds is judged in the engine, on the others, and sought again with a margin where
+that fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekit.core.artifact import Artifact
+from edgekit.core.codec import decode, encode
+from edgekit.core.events import Event
+from edgekit.core.files import digest_file
+from edgekit.core.packages import installed_version
+from edgekit.core.recipe import Budgets, Recipe, ValidationOptions
+from edgekit.core.report import Attempt, Rescue
+from edgekit.core.samples import open_samples
+from edgekit.core.sensitivity import Standing
+from edgekit.core.target import Int8Policy, Target
+from edgekit.measure.metrics import ERROR_METRICS
+from edgekit.measure.standing import keeps
+from edgekit.pipeline.cache import cached_folder
+from edgekit.pipeline.convert import lower_graph
+from edgekit.pipeline.job import Job, Mended
+from edgekit.pipeline.quantizing import calibration_of, quantized_graph
+from edgekit.quantize.mixture import Mixture
+from edgekit.search.analyze import judged_output
+from edgekit.search.engine import Judge, relative_latency
+
+__all__ = ["ALGORITHMS", "Rescuer"]
+
+_SEARCH_SAMPLES = 512  # at most, evenly spread over the search half
+_WORTH_DB = 0.1  # what an algorithm has to bring to be kept
+_MARGINS = 4  # times the search is repeated with a stricter budget
+
+Change = Callable[[Recipe], Recipe]
+
+
+def _ranges(**changes: Any) -> Change:
+    def change(recipe: Recipe) -> Recipe:
+        assert recipe.calibration is not None
+        return replace(recipe, calibration=replace(recipe.calibration, **changes))
+
+    return change
+
+
+def _quantization(**changes: Any) -> Change:
+    return lambda recipe: replace(recipe, quantization=replace(recipe.quantization, **changes))
+
+
+# What costs nothing when the network runs, cheapest to try first.
+ALGORITHMS: dict[str, Change] = {
+    "ranges by the method that errs least for each tensor": _ranges(method="auto"),
+    "ranges at the 99.9th percentile": _ranges(method="percentile", percentile=99.9),
+}
+
+
+@dataclass(slots=True)
+class Rescuer:
+    """Mends the int8 graphs of one conversion; `judges` is made at the first call."""
+
+    judge: Judge | None = field(default=None, init=False)
+
+    def __call__(self, job: Job, target: Target, graph: Path, example: dict[str, Any]) -> Mended:
+        """The graph to lower for `target` in place of the plain one, and the account of what was done."""
+        options, policy = job.recipe.validation, target.int8
+        assert options is not None
+        assert policy is not None
+        output = judged_output([o.name for o in job.model.signature.outputs], options.output)
+        if self.judge is None:
+            self.judge = Judge(job, options, output)
+        return _Attempts(job, target, policy, options, self.judge, example).mend(graph)
+
+
+class _Attempts:
+    """The attempts to mend one target's graph."""
+
+    def __init__(
+        self,
+        job: Job,
+        target: Target,
+        policy: Int8Policy,
+        options: ValidationOptions,
+        judge: Judge,
+        example: dict[str, Any],
+    ) -> None:
+        self.job = job
+        self.target = target
+        self.policy = policy
+        self.options = options
+        self.judge = judge
+        self.example = example
+        self.budgets = job.recipe.budgets
+        self.tried: list[Attempt] = []
+        self.folders = 0
+
+    def mend(self, graph: Path) -> Mended:
+        """Judge the plain graph and, where it breaks the budgets, look for one that keeps them."""
+        plain = self._lower(graph, "plain int8")
+        standing = self.judge.standing(plain)
+        account = Rescue(reached=True, plain=standing, final=standing, judge_samples=self.judge.count)
+        if keeps(standing, self.budgets):
+            return Mended(graph=graph, rescue=account)
+        recipe, best, done = self._algorithms(graph)
+        if done:
+            stronger = self._lower(best, "int8 with stronger algorithms")
+            found = self.judge.standing(stronger)
+            if keeps(found, self.budgets):
+                account = replace(account, final=found, done=done)
+                return self._finished(best, stronger, plain, account)
+        return self._mixture(recipe, plain, replace(account, done=done))
+
+    def _algorithms(self, graph: Path) -> tuple[Recipe, Path, tuple[str, ...]]:
+        """The recipe, the graph and the names of the algorithms that help, by simulation."""
+        recipe, best = self.job.recipe, graph
+        standing = self._simulated(graph)
+        self.tried.append(Attempt(what="plain int8", standing=standing))
+        done: tuple[str, ...] = ()
+        for name, change in ALGORITHMS.items():
+            if keeps(standing, self.budgets):
+                break
+            candidate = change(recipe)
+            made = quantized_graph(self._job(candidate), self.policy)
+            found = self._simulated(made)
+            self.tried.append(Attempt(what=name, standing=found))
+            if found.sqnr_db > standing.sqnr_db + _WORTH_DB:
+                recipe, best, standing, done = candidate, made, found, (*done, name)
+        return recipe, best, done
+
+    def _mixture(self, recipe: Recipe, plain: Artifact, account: Rescue) -> Mended:
+        """Keep nodes in float until the engine's answers keep the budgets, by ever stricter searches."""
+        job = self._job(recipe)
+        fallback: tuple[Path, Artifact, Rescue] | None = None
+        for attempt in range(_MARGINS):
+            mixture = self._search(job, _stricter(self.budgets, attempt))
+            kept: dict[str, Literal["float32", "int16x8"]] = dict.fromkeys(mixture.kept, "float32")
+            quantization = replace(recipe.quantization, keep={**recipe.quantization.keep, **kept})
+            mixed = replace(recipe, quantization=quantization)
+            graph = quantized_graph(self._job(mixed), self.policy)
+            what = f"{len(mixture.kept)} nodes in float32"
+            self.tried.append(Attempt(what=what, standing=mixture.standing))
+            artifact = self._lower(graph, what)
+            standing = self.judge.standing(artifact)
+            tried = replace(
+                account,
+                reached=keeps(standing, self.budgets),
+                final=standing,
+                kept=dict.fromkeys(mixture.kept, "float32"),
+                kept_macs_share=mixture.macs_share,
+            )
+            if tried.reached:
+                return self._finished(graph, artifact, plain, tried)
+            if fallback is None or standing.sqnr_db > fallback[2].final.sqnr_db:
+                fallback = graph, artifact, tried
+            if not mixture.met:
+                break
+        assert fallback is not None
+        graph, artifact, tried = fallback
+        return self._finished(graph, artifact, plain, tried)
+
+    def _search(self, job: Job, budgets: Budgets) -> Mixture:
+        """The mixture that keeps `budgets` in simulation, from the cache when it was searched before."""
+        ranges = calibration_of(job, [self.policy])
+        arguments = {
+            **self._samples(),
+            "policy": encode(self.policy),
+            "options": encode(job.recipe.quantization),
+            "budgets": encode(budgets),
+        }
+        label = f"search a mixture for {self.target.name}"
+
+        def build(folder: Path) -> None:
+            job.runner.run(
+                "edgekit.quantize.mixture:mixture_file",
+                {
+                    **arguments,
+                    "model": str(job.model.path),
+                    "calibration": str(ranges),
+                    "out": str(folder / "mixture.json"),
+                },
+                label=label,
+            )
+
+        need = self.options.metric not in ERROR_METRICS
+        inputs = {
+            **arguments,
+            "model": job.model.digest,
+            "ranges": digest_file(ranges),
+            "samples": open_samples(self.options.data, job.model.signature, need_labels=need).digest,
+            "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime")},
+        }
+        folder, cached = cached_folder("mixture", version=1, inputs=inputs, build=build)
+        if cached:
+            job.runner.on_event(Event(step=label, state="cached"))
+        return decode(Mixture, json.loads((folder / "mixture.json").read_text("utf-8")), where=str(folder))
+
+    def _simulated(self, graph: Path) -> Standing:
+        arguments = {"model": str(self.job.model.path), "graph": str(graph), **self._samples()}
+        found = self.job.runner.run(
+            "edgekit.quantize.mixture:standing_file", arguments, label=f"simulate {graph.parent.name}"
+        )
+        return decode(Standing, found, where="standing")
+
+    def _samples(self) -> dict[str, Any]:
+        return {
+            "data": encode(self.options.data),
+            "signature": encode(self.job.model.signature),
+            "output": self.judge.output,
+            "metric": self.options.metric,
+            "most": _SEARCH_SAMPLES,
+        }
+
+    def _job(self, recipe: Recipe) -> Job:
+        """The job with another recipe, and a folder of its own for the graphs it makes."""
+        return replace(self.job, recipe=recipe, work=self._folder("attempt"))
+
+    def _lower(self, graph: Path, what: str) -> Artifact:
+        label = f"lower {self.target.name} int8 ({what})"
+        return lower_graph(self.job, self.target, "int8", graph, self._folder("artifact") / "int8", label)
+
+    def _folder(self, kind: str) -> Path:
+        self.folders += 1
+        place = self.job.work / f"{self.target.name}-{kind}-{self.folders}"
+        place.mkdir(parents=True)
+        return place
+
+    def _finished(self, graph: Path, artifact: Artifact, plain: Artifact, account: Rescue) -> Mended:
+        slower = relative_latency(
+            plain.folder, artifact.folder, self.example, deadline_s=self.job.recipe.deadline_s
+        )
+        account = replace(account, tried=tuple(self.tried))
+        if slower is not None:
+            account = replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
+        return Mended(graph=graph, rescue=account)
+
+
+def _stricter(budgets: Budgets, attempt: int) -> Budgets:
+    """The budgets with a margin that grows with every attempt; the first has none."""
+    if attempt == 0:
+        return budgets
+    drop, sqnr, agreement = budgets.max_accuracy_drop, budgets.min_sqnr_db, budgets.min_top1_agreement
+    return replace(
+        budgets,
+        max_accuracy_drop=None if drop is None else drop - abs(drop) * attempt / (_MARGINS - 1),
+        min_sqnr_db=None if sqnr is None else sqnr + attempt,
+        min_top1_agreement=None if agreement is None else agreement + (1 - agreement) * attempt / _MARGINS,
+    )
