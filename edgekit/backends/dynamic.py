@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.core.dynamic import Dynamic, dynamic_of
+from edgekit.core.dynamic import Dynamic, dynamic_of, name_dimensions
 
 __all__ = ["fixed_at", "opened"]
 
@@ -15,14 +15,7 @@ def opened(model: Any) -> Any:
     if dynamic is None:
         return model
     copy = type(model).FromString(model.SerializeToString())
-    del copy.graph.value_info[:]
-    for ports, names in ((copy.graph.input, dynamic.inputs), (copy.graph.output, dynamic.outputs)):
-        for value in ports:
-            for dim, name in zip(value.type.tensor_type.shape.dim, names.get(value.name, ()), strict=False):
-                if name:
-                    dim.Clear()
-                    if name != "?":
-                        dim.dim_param = name
+    name_dimensions(copy, dynamic)
     return copy
 
 

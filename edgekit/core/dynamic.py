@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit.core.codec import decode, encode
 
-__all__ = ["Dynamic", "dynamic_of", "is_dynamic", "set_dynamic"]
+__all__ = ["Dynamic", "dynamic_of", "is_dynamic", "name_dimensions", "set_dynamic"]
 
 _KEY = "edgekit.dynamic"
 
@@ -80,6 +80,18 @@ def dynamic_of(model: Any) -> Dynamic | None:
         if entry.key == _KEY:
             return decode(Dynamic, json.loads(entry.value), where=_KEY)
     return None
+
+
+def name_dimensions(model: Any, dynamic: Dynamic) -> None:
+    """Put names in place of sizes at the inputs and outputs of a ModelProto; what lies between follows."""
+    del model.graph.value_info[:]
+    for ports, names in ((model.graph.input, dynamic.inputs), (model.graph.output, dynamic.outputs)):
+        for value in ports:
+            for dim, name in zip(value.type.tensor_type.shape.dim, names.get(value.name, ()), strict=False):
+                if name:
+                    dim.Clear()
+                    if name != "?":
+                        dim.dim_param = name
 
 
 def set_dynamic(model: Any, dynamic: Dynamic) -> None:

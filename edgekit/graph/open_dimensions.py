@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.codec import decode
-from edgekit.core.dynamic import Dynamic, set_dynamic
+from edgekit.core.dynamic import Dynamic, name_dimensions, set_dynamic
 from edgekit.core.packages import require
 from edgekit.errors import Reason, Unsupported
 from edgekit.graph.canonical import save_model
@@ -34,7 +34,7 @@ def open_files(models: list[str], dynamic: dict[str, Any], out: str, opened: str
         [onnx.load(path) for path in models], decode(Dynamic, dynamic, where="dynamic")
     )
     save_model(merged, Path(out))
-    _name_dimensions(merged, found)
+    name_dimensions(merged, found)
     save_model(merged, Path(opened))
 
 
@@ -180,15 +180,3 @@ def _name(sizes: tuple[int, ...], dynamic: Dynamic) -> str:
     if len(set(sizes)) == 1:
         return ""
     return next((name for name, proven in dynamic.sizes.items() if tuple(proven) == sizes), "?")
-
-
-def _name_dimensions(model: ModelProto, dynamic: Dynamic) -> None:
-    """Names in place of the sizes of inputs and outputs; what lies between follows."""
-    del model.graph.value_info[:]
-    for ports, names in ((model.graph.input, dynamic.inputs), (model.graph.output, dynamic.outputs)):
-        for value in ports:
-            for dim, name in zip(value.type.tensor_type.shape.dim, names.get(value.name, ()), strict=False):
-                if name:
-                    dim.Clear()
-                    if name != "?":
-                        dim.dim_param = name

@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from tflite_models import Qdq, graph, reference, relative_error
 from tflite_networks import NETWORKS, Net
 
 from edgekit.backends import onnxruntime, openvino, tflite
+from edgekit.backends.dynamic import opened
 from edgekit.backends.request import Request
 from edgekit.core.dynamic import Dynamic, dynamic_of
 from edgekit.core.target import load_target
 from edgekit.errors import Unsupported, UsageError
 from edgekit.graph.open_dimensions import open_dimensions
+from edgekit.graph.prove_sizes import prove_sizes
 from edgekit.runtime import Session
 
 BACKENDS = {"tflite": tflite, "onnxruntime": onnxruntime, "openvino": openvino}
@@ -94,6 +96,25 @@ CASES = {
     ),
     "a batch of sentences": (attention, {"tokens": ("batch",)}, {"batch": (1, 2, 3)}, "float32"),
 }  # fmt: skip
+
+
+def test_a_graph_that_follows_its_input_to_another_answer_is_not_proven(tmp_path, need):
+    need("onnxruntime")
+    names, sizes = {"signal": ("batch",)}, {"batch": (1, 2, 3)}
+    paths = []
+    for number in range(3):
+        paths.append(str(tmp_path / f"{number}.onnx"))
+        onnx.save(line(number + 1, 32), paths[-1])
+    model = merged(lambda batch: line(batch, 32), names, sizes)
+    for name, factor in (("good", 1.0), ("bad", 1.05)):
+        weight = next(t for t in model.graph.initializer if len(t.dims) == 3)
+        scaled = numpy_helper.to_array(weight) * np.float32(factor)
+        weight.CopyFrom(numpy_helper.from_array(scaled, weight.name))
+        onnx.save(opened(model), tmp_path / f"{name}.onnx")
+    prove_sizes(paths, str(tmp_path / "good.onnx"))
+    with pytest.raises(Unsupported, match="does not answer like the static one") as caught:
+        prove_sizes(paths, str(tmp_path / "bad.onnx"))
+    assert caught.value.reasons[0].why.startswith("size 1 of 3: ")
 
 
 def lowered(model, folder, engine, precision):
