@@ -31,6 +31,7 @@ from edgekit.quantize.observers import (
     add_reductions,
     add_values,
 )
+from edgekit.quantize.observers.session import observing_session
 from edgekit.quantize.placement import place
 
 __all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
@@ -134,7 +135,6 @@ class CalibrationRun:
     def __init__(
         self, model: Any, *, policies: list[Int8Policy], method: Method, batch: int = 1, threads: int = 0
     ) -> None:
-        onnxruntime = require("onnxruntime", needed_for="calibration")
         index = index_graph(model)
         if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
             raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
@@ -149,12 +149,7 @@ class CalibrationRun:
         self.reduced = reduced.outputs
         self.names = [n for n in dict.fromkeys([*self.reduced, *self.values.values()]) if n in made]
         self.counts_calls = len(reduced.model.graph.input) > len(model.graph.input)
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            reduced.model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
+        self.session = observing_session(reduced.model, threads=threads)
 
     def feed(
         self, batches: Batches, *, total: int = 0, keep: Path | None = None, keep_every_s: float = 10.0

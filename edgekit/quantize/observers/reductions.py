@@ -23,7 +23,7 @@ from edgekit.quantize.graph_index import GraphIndex
 
 __all__ = ["CALL", "ROWS_FROM", "Layout", "Reduced", "add_reductions", "add_values"]
 
-ROWS_FROM = 1 << 15
+ROWS_FROM = 1 << 14
 CALL = "calibration/call"
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
