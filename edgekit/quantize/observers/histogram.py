@@ -95,6 +95,13 @@ class Distribution:
             sums[2][whole] + part * (start * start + start * stop + stop * stop) / 3,
         )
 
+    def near_zero(self, points: Floats) -> tuple[Floats, Floats]:
+        """Number and sum of squares of the values within `points` of zero, to the nearest bin's edge."""
+        start = np.searchsorted(self.lower, -points, side="left")
+        stop = np.searchsorted(self.upper, points, side="right")
+        stop = np.maximum(stop, start)
+        return self._sums[0][stop] - self._sums[0][start], self._sums[2][stop] - self._sums[2][start]
+
     def percentile_range(self, percentile: float) -> tuple[float, float]:
         """The range that leaves (100 - percentile) % of the values outside, half of them on each side."""
         outside = (100.0 - percentile) / 100.0 * self.total / 2.0

@@ -29,16 +29,13 @@ def expected_error(seen: Distribution, low: Floats, high: Floats, codes: Codes) 
 
     Ranges include 0. The number of codes and whether they lie symmetrically come from `codes`.
     """
-    low, high = np.broadcast_arrays(low, high)
     step = codes.step(low, high)
     number, total, squares = seen.moments_below(np.array([-np.inf, np.inf]))
     below, above = seen.moments_below(low), seen.moments_below(high)
     under = below[2] - 2.0 * low * below[1] + low * low * below[0]
     over = (squares[1] - above[2]) - 2.0 * high * (total[1] - above[1]) + high * high * (number[1] - above[0])
-    left = seen.moments_below(np.maximum(-step / 2, low))
-    right = seen.moments_below(np.minimum(step / 2, high))
-    near = right[2] - left[2]
-    between = np.maximum(above[0] - below[0] - (right[0] - left[0]), 0.0)
+    rounded_away, near = seen.near_zero(step / 2)
+    between = np.maximum(above[0] - below[0] - rounded_away, 0.0)
     error = np.maximum(under, 0.0) + np.maximum(over, 0.0) + np.maximum(near, 0.0) + between * step**2 / 12.0
     return np.asarray(error / number[1])
 
