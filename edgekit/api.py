@@ -6,7 +6,7 @@ The command line has the same words.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from edgekit.core.recipe import (
     load_recipe,
 )
 from edgekit.core.report import Report
+from edgekit.core.samples.spool import spool
 from edgekit.core.sensitivity import Sensitivity
 from edgekit.core.target import Precision
 from edgekit.errors import UsageError
@@ -44,7 +45,7 @@ from edgekit.search.rescue import Rescuer
 
 __all__ = ["analyze", "benchmark", "convert", "open", "run", "validate"]
 
-Data = str | Path | DataSource | Mapping[str, NDArray[Any]]
+Data = str | Path | DataSource | Mapping[str, NDArray[Any]] | Iterable[Any]
 
 
 def open(  # the verb of the command line; the builtin is not used here
@@ -93,7 +94,8 @@ def convert(
     """Lower a model for every target and precision into the new folder `output`, with its report.
 
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
-    first axis, or `CalibrationOptions`. `dynamic` names the dimensions of inputs that stay dynamic ("" for
+    first axis, `CalibrationOptions`, or an iterable (see `edgekit.core.samples.spool`), which is read once
+    and never held whole. `dynamic` names the dimensions of inputs that stay dynamic ("" for
     one that does not). `layout` replaces that of every target. `labels` is a text file that the artifacts
     carry, one class a line. `allow_refused` names "target/precision" pairs whose refusal does not
     fail the verdict. Raises `EdgekitError`; nothing is written then.
@@ -132,7 +134,7 @@ def validate(
 ) -> Report:
     """Judge every artifact under `output` beside the source on the same samples; updates its report.
 
-    `data` is a path, a `DataSource`, or arrays by input name and "labels". A limit that is given joins those
+    `data` is a path, a `DataSource`, arrays by input name and "labels", or an iterable of samples. A limit that is given joins those
     the report was judged by before. Raises `EdgekitError`; the report on disk stays as it was then.
     """
     out = Path(output)
@@ -248,4 +250,12 @@ def _data(data: Data, scratch: Path) -> DataSource:
         path = scratch / "samples.npz"
         save_npz(path, data)
         return DataSource(path=str(path))
-    return DataSource(path=str(data))
+    if isinstance(data, (str, Path)):
+        return DataSource(path=str(data))
+    if isinstance(data, Iterable):
+        spool(data, scratch / "samples")
+        return DataSource(path=str(scratch / "samples"))
+    raise UsageError(
+        f"samples: got {type(data).__name__}",
+        hint="give a path, a DataSource, arrays by input name, or an iterable of samples",
+    )

@@ -19,7 +19,12 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "openvino"),
     "torch": ("torch", "torch"),
     "onnxscript": ("onnxscript", "torch"),
+    "tensorflow": ("tensorflow-cpu", "tensorflow"),
+    "tf2onnx": ("tf2onnx", "tensorflow"),
+    "keras": ("keras", "tensorflow"),
+    "h5py": ("h5py", "tensorflow"),
     "PIL": ("pillow", "images"),
+    "pyarrow": ("pyarrow", "parquet"),
     "rich": ("rich", "report"),
 }
 

@@ -48,9 +48,9 @@ class SourceOptions:
 class DataSource:
     """Where samples come from.
 
-    `path`: an .npz or .npy file, a folder of images, or a `calibration/*.toml` sample spec (by path, or by
-    the name of one that edgekit ships). `preprocessing`: a sample spec whose preprocessing is used when
-    `path` is a folder of images. `count` (0: all), `skip` and `seed` (-1: the order of the source) choose
+    `path`: an .npz or .npy file, a CSV or Parquet table, a folder of images, sounds or array files, or a
+    `calibration/*.toml` sample spec (by path, or by the name of one that edgekit ships). `preprocessing`: a
+    sample spec whose preprocessing is used when `path` is the data itself. `count` (0: all), `skip` and `seed` (-1: the order of the source) choose
     samples: shuffle by the seed, skip, take count.
     """
 

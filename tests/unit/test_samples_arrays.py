@@ -269,8 +269,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_ending_says_what_is_read(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("1,2")
-    assert "'.csv'" in refusal(DataSource(path=str(tmp_path / "d.csv")))
+    (tmp_path / "d.mat").write_text("1,2")
+    assert "'.mat'" in refusal(DataSource(path=str(tmp_path / "d.mat")))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 300, -1])

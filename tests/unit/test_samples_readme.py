@@ -10,7 +10,14 @@ import pytest
 
 from edgekit.core.codec import decode_toml
 from edgekit.core.files import data_folder
-from edgekit.core.samples import ArrayOptions, ImageOptions, LabelOptions, SampleSpec
+from edgekit.core.samples import (
+    ArrayOptions,
+    AudioOptions,
+    ImageOptions,
+    LabelOptions,
+    SampleSpec,
+    TableOptions,
+)
 from edgekit.core.target import Int8Policy, Target, WeightPolicy
 
 
@@ -19,7 +26,7 @@ def examples(kind: str) -> list[str]:
     return re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize(("kind", "cls", "count"), [("calibration", SampleSpec, 2), ("targets", Target, 1)])
+@pytest.mark.parametrize(("kind", "cls", "count"), [("calibration", SampleSpec, 4), ("targets", Target, 1)])
 def test_every_example_decodes(tmp_path: Path, kind: str, cls: type, count: int) -> None:
     found = examples(kind)
     assert len(found) == count
@@ -31,7 +38,7 @@ def test_every_example_decodes(tmp_path: Path, kind: str, cls: type, count: int)
 @pytest.mark.parametrize(
     ("kind", "classes"),
     [
-        ("calibration", (SampleSpec, ImageOptions, ArrayOptions, LabelOptions)),
+        ("calibration", (SampleSpec, ImageOptions, ArrayOptions, TableOptions, AudioOptions, LabelOptions)),
         ("targets", (Target, Int8Policy, WeightPolicy)),
     ],
 )

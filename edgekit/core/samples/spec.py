@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,15 @@ from edgekit.core.codec import decode_toml
 from edgekit.core.files import data_folder
 from edgekit.errors import UsageError, nearest
 
-__all__ = ["ArrayOptions", "ImageOptions", "LabelOptions", "SampleSpec", "load_spec"]
+__all__ = [
+    "ArrayOptions",
+    "AudioOptions",
+    "ImageOptions",
+    "LabelOptions",
+    "SampleSpec",
+    "TableOptions",
+    "load_spec",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +97,59 @@ class ArrayOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableOptions:
+    """How the rows of a CSV or Parquet file become samples.
+
+    `columns`: for every input of the model the columns that feed it, in order; empty: an input takes the
+    column of its name, and a model of one input every column but the label's. `label`: the column of labels
+    ("": one that is named labels, label or y, if there is). Then `value = (stored - mean) / std`, one number
+    or one a column, in float64. `delimiter` of a CSV file; "": a tab in .tsv, else a comma.
+    """
+
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    label: str = ""
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+    delimiter: str = ""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if 0.0 in (self.std if isinstance(self.std, tuple) else (self.std,)):
+            problems.append("table.std: 0 divides by zero")
+        if len(self.delimiter) > 1:
+            problems.append(f"table.delimiter: got {self.delimiter!r}, one character is needed")
+        problems += [f"table.columns: none for the input {n!r}" for n, c in self.columns.items() if not c]
+        if problems:
+            raise UsageError("the table options contradict themselves", problems=problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioOptions:
+    """How a folder of WAV files becomes samples: windows of `window` frames, one every `hop` (0: `window`).
+
+    `rate` in Hz is what every file must have: nothing is resampled. `channels`: "mono" refuses other files,
+    "mean" averages the channels, "all" keeps them ([channels, window]). Integers become -1..1, then `scale`
+    multiplies. `short`: what happens to a file shorter than a window: it is passed over ("skip") or filled
+    with silence ("pad").
+    """
+
+    rate: int
+    window: int
+    hop: int = 0
+    channels: Literal["mono", "mean", "all"] = "mono"
+    scale: float = 1.0
+    short: Literal["skip", "pad"] = "skip"
+
+    def __post_init__(self) -> None:
+        low = (("rate", self.rate, 1), ("window", self.window, 1), ("hop", self.hop, 0))
+        problems = [f"audio.{n}: got {v}, at least {least} is needed" for n, v, least in low if v < least]
+        if problems:
+            raise UsageError("the audio options are out of range", problems=problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelOptions:
-    """The table of labels of an image folder: a CSV file beside the pictures, and its columns."""
+    """The table of labels of a folder of images or sounds: a CSV file beside them, and its columns."""
 
     file: str = "labels.csv"
     file_column: str = "file"
@@ -100,21 +160,26 @@ class LabelOptions:
 class SampleSpec:
     """One `calibration/*.toml` file.
 
-    `path` (relative to the TOML file): a folder of images when `kind` is "images", an .npz or .npy file when
-    it is "arrays"; "" makes it a spec of preprocessing alone, to be used with data named elsewhere. `count`
-    (0: all), `skip` and `seed` (-1: the order of the source) select as in `DataSource`.
+    `path` (relative to the TOML file): by `kind` a folder of images, an .npz or .npy file or a folder of them
+    ("arrays"), a CSV or Parquet file ("table"), a folder of WAV files ("audio"); "" makes it a spec of
+    preprocessing alone, to be used with data named elsewhere. `count` (0: all), `skip` and `seed` (-1: the
+    order of the source) select as in `DataSource`. `digest`, "sha256:...", is what the chosen samples must
+    be: see `Samples.fingerprint`.
     """
 
     schema: int
     name: str
-    kind: Literal["images", "arrays"]
+    kind: Literal["images", "arrays", "table", "audio"]
     summary: str = ""
     path: str = ""
     count: int = 0
     skip: int = 0
     seed: int = -1
+    digest: str = ""
     image: ImageOptions | None = None
     array: ArrayOptions | None = None
+    table: TableOptions | None = None
+    audio: AudioOptions | None = None
     labels: LabelOptions = field(default_factory=LabelOptions)
 
     def __post_init__(self) -> None:
@@ -123,10 +188,15 @@ class SampleSpec:
             problems.append(f"schema: got {self.schema!r}, this edgekit reads 1")
         if self.kind == "images" and self.image is None:
             problems.append("image: kind 'images' needs an [image] table: how a picture becomes a sample")
-        if self.kind == "images" and self.array is not None:
-            problems.append("array: an [array] table belongs to kind 'arrays'")
-        if self.kind == "arrays" and self.image is not None:
-            problems.append("image: an [image] table belongs to kind 'images'")
+        if self.kind == "audio" and self.audio is None:
+            problems.append("audio: kind 'audio' needs an [audio] table: rate and window")
+        for kind, name in (("images", "image"), ("arrays", "array"), ("table", "table"), ("audio", "audio")):
+            if getattr(self, name) is not None and self.kind != kind:
+                problems.append(f"{name}: this table belongs to kind {kind!r}, not {self.kind!r}")
+        if self.digest and not self.path:
+            problems.append("digest: it belongs to a spec with a path, to samples that are named here")
+        if self.digest and not re.fullmatch(r"sha256:[0-9a-f]{64}", self.digest):
+            problems.append(f"digest: got {self.digest!r}, 'sha256:' and 64 hexadecimal digits are needed")
         for name, low in (("count", 0), ("skip", 0), ("seed", -1)):
             if getattr(self, name) < low:
                 problems.append(f"{name}: got {getattr(self, name)!r}, at least {low} is needed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,18 @@ class Samples:
 
         Images count by their files' bytes and the options that turn them into samples.
         """
+        return self._hashed([spec.name for spec in self.specs])
+
+    @property
+    def fingerprint(self) -> str:
+        """As `digest`, written "sha256:...", for a sample spec: the name of an only input does not count."""
+        names = [spec.name for spec in self.specs]
+        return f"sha256:{self._hashed(names if len(names) > 1 else [''])}"
+
+    def _hashed(self, names: Sequence[str]) -> str:
         total = hashlib.sha256()
-        for spec in self.specs:
-            total.update(f"{spec.name}:{spec.dtype};".encode())
+        for name, spec in zip(names, self.specs, strict=True):
+            total.update(f"{name}:{spec.dtype};".encode())
             for piece in self.rows[spec.name].content(self.order):
                 total.update(piece)
         if self.labels is not None:
