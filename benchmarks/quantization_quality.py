@@ -1,0 +1,365 @@
+"""How good int8 is: edgekit beside ONNX Runtime's quantize_static, NNCF and ai-edge-quantizer. Prints JSON.
+
+Every quantizer gets the same canonical ONNX graph (ai-edge-quantizer: our float32 .tflite) and the same
+calibration samples; every file is judged on the same samples, none of them used for calibration, in each
+engine that runs it. For each: the drop of the network's metric in points with its 95 % paired bootstrap
+interval, agreement with the float network, signal over noise of the judged output, latency from interleaved
+rounds as the ratios ours / theirs and int8 / float32 with 95 % intervals, seconds and peak memory of
+quantization. Folds are pooled; latency is that of the first fold's files. `litert_as_its_graph` is the share
+of judged answers that the LiteRT artifact and the graph it was lowered from (ONNX Runtime, optimizer off)
+give alike.
+
+    python benchmarks/quantization_quality.py --networks digits magika --markdown table.md
+
+Peers live in environments of their own, made under build/peers on the first run, or given by --nncf PYTHON
+and so on. EfficientNet-Lite0 wants --pictures, a .zip of labelled ImageNet pictures with a labels.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "benchmarks" / "support")]
+
+from judged import NETWORKS, Fold, Judged, Places  # noqa: E402
+from ours import SETTINGS  # noqa: E402
+from peers import adopt, install, json_of  # noqa: E402
+from quality_table import markdown  # noqa: E402
+from quantizers import ENVIRONMENTS, QUANTIZERS  # noqa: E402
+
+ENGINES = ("tflite", "openvino", "onnxruntime")
+LIMIT_S = 3600
+WHOLE = 64  # samples of which every output is kept
+PICTURES = ROOT.parent / "shared" / "data" / "imagenet-300.zip"
+
+
+def main() -> None:
+    """Quantize, judge and time every network asked for."""
+    options = arguments()
+    given = {name: getattr(options, name.replace("-", "_")) for name in ENVIRONMENTS}
+
+    def python_of(name: str) -> str:
+        if not name:
+            return sys.executable
+        return given[name] or install(ENVIRONMENTS[name], ROOT / "build" / "peers" / name)
+
+    rows = []
+    for network in options.networks:
+        print(f"== {network}", file=sys.stderr, flush=True)
+        with ExitStack() as stack:
+            work = options.keep and options.keep / network
+            if work:
+                work.mkdir(parents=True)
+            else:
+                work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quality-")))
+            pictures = options.pictures if options.pictures.is_file() else None
+            places = Places(work=work, pictures=pictures, python_of=python_of)
+            rows.append(Comparison(network, places, options).run())
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    from edgekit.core.machine import describe_machine, package_versions
+
+    answer = {
+        "machine": describe_machine(),
+        "versions": package_versions(),
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "networks": rows,
+    }
+    if options.markdown:
+        options.markdown.write_text(markdown(answer), encoding="utf-8")
+    print(json.dumps(answer, indent=2, default=str))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--peers", nargs="*", choices=tuple(QUANTIZERS), default=list(QUANTIZERS))
+    parser.add_argument("--ours", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--folds", type=int, default=0, help="only so many of the folds (0: all)")
+    parser.add_argument("--rounds", type=int, default=40, help="of latency (0: none)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pictures", type=Path, default=PICTURES)
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table, too")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file in FOLDER/NETWORK")
+    for name in ENVIRONMENTS:
+        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"an interpreter that has {name}")
+    return parser.parse_args()
+
+
+@dataclass(slots=True)
+class Contender:
+    """One file in one engine: the artifact of every fold, and what it answered."""
+
+    engine: str
+    name: str
+    folders: list[Path] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[np.ndarray] = field(default_factory=list)
+    others: list[dict[str, np.ndarray]] = field(default_factory=list)
+    error: str = ""
+
+
+class Comparison:
+    """One network through every quantizer and engine."""
+
+    def __init__(self, network: str, places: Places, options: argparse.Namespace) -> None:
+        self.network, self.places, self.options = network, places, options
+        self.contenders: dict[tuple[str, str], Contender] = {}
+
+    def run(self) -> dict[str, Any]:
+        """The network's row of the answer."""
+        from edgekit import api
+
+        judged = NETWORKS[self.network](self.places)
+        folds = judged.folds[: self.options.folds or None]
+        model = api.open(**judged.source, out=self.places.work / "model").path
+        for number, fold in enumerate(folds):
+            folder = self.places.work / f"fold{number}"
+            folder.mkdir()
+            np.savez(folder / "samples.npz", **fold.calibration)
+            self.quantize(model, folder)
+        for number, fold in enumerate(folds):
+            self.answer(judged, fold, number)
+        timed = self.time(folds[0]) if self.options.rounds else {}
+        rows = [self.figures(c, judged, folds, timed) for c in self.contenders.values() if c.name != "source"]
+        labels = [f.labels for f in folds if f.labels is not None]
+        answers = np.concatenate(self.contenders["source", "source"].answers)
+        return {
+            "network": self.network,
+            "judged": len(answers),
+            "calibrated_on": [len(next(iter(f.calibration.values()))) for f in folds],
+            "metric": "accuracy" if labels else "decisions" if judged.streams else "agreement",
+            "limit_points": judged.limit,
+            "limit_db": judged.limit_db,
+            "float_accuracy": float(np.mean(top1(answers) == np.concatenate(labels))) if labels else None,
+            "litert_as_its_graph": self.as_graph(),
+            "rows": rows,
+        }
+
+    # ---- making the files
+
+    def quantize(self, model: Path, folder: Path) -> None:
+        """Every contender's artifact of one fold."""
+        samples, script = folder / "samples.npz", str(ROOT / "benchmarks" / "support" / "quantizers.py")
+        for setting in self.options.ours:
+            out = folder / f"edgekit-{setting}"
+            command = [sys.executable, script, "edgekit", setting, str(model), str(samples), str(out)]
+            cost = json_of(command, LIMIT_S)
+            for engine in (*ENGINES, "qdq"):
+                self.add(engine, f"edgekit/{setting}", out / engine / "int8", cost)
+        first = folder / f"edgekit-{self.options.ours[0]}"
+        self.add("source", "source", first / "source" / "onnx", {})
+        for engine in ENGINES:
+            self.add(engine, "float32", first / engine / "float32", {})
+        for peer in self.options.peers:
+            kind = QUANTIZERS[peer]
+            given = first / "tflite" / "float32" / "model.tflite" if kind.home == "tflite" else model
+            for setting in kind.settings:
+                out = folder / f"{peer}-{setting}"
+                try:
+                    python = self.places.python_of(kind.environment)
+                except (OSError, subprocess.CalledProcessError) as err:
+                    cost = {"error": f"not installed: {err}"}
+                else:
+                    command = [python, script, peer, setting, str(given), str(samples), str(out)]
+                    cost = json_of(command, LIMIT_S)
+                for engine in kind.engines:
+                    self.add(engine, f"{peer}/{setting}", self.artifact(out, engine, first, cost), cost)
+
+    def artifact(self, made: Path, engine: str, ours: Path, cost: dict[str, Any]) -> Path:
+        """What our runtime loads, around a peer's file."""
+        from edgekit.core.codec import encode
+        from edgekit.core.target import load_target
+        from edgekit.errors import EdgekitError
+        from edgekit.pipeline.steps import StepRunner
+
+        place = made / engine
+        if "error" in cost:
+            return place
+        try:
+            if engine == "tflite":
+                return adopt(made, ours / "tflite" / "float32")
+            place.mkdir()
+            asked = {
+                "model": str(made / "model.onnx"),
+                "target": encode(load_target(engine)),
+                "precision": "int8",
+                "out": str(place),
+                "source_digest": "",
+            }
+            StepRunner().run("edgekit.backends:lower_file", asked, label=f"lower {made.name}")
+        except (EdgekitError, ValueError, RuntimeError) as err:
+            cost[f"error_{engine}"] = f"does not load: {str(err).splitlines()[0]}"
+        return place
+
+    def add(self, engine: str, name: str, folder: Path, cost: dict[str, Any]) -> None:
+        """One more fold of a contender."""
+        contender = self.contenders.setdefault((engine, name), Contender(engine, name))
+        contender.folders.append(folder)
+        contender.costs.append(cost)
+        contender.error = contender.error or cost.get("error", cost.get(f"error_{engine}", ""))
+
+    # ---- judging them
+
+    def answer(self, judged: Judged, fold: Fold, number: int) -> None:
+        """The answers of every contender to the judged samples of one fold."""
+        from edgekit.devices.local import Worker
+        from edgekit.errors import EdgekitError
+
+        for contender in self.contenders.values():
+            if contender.error or contender.name == "float32":  # timed alone
+                continue
+            try:
+                with Worker(label=f"{contender.engine} {contender.name}") as worker:
+                    worker.load(contender.folders[number], threads=1, layout="source")
+                    main, others = ask(worker, judged, fold)
+                contender.answers.append(main)
+                contender.others.append(others)
+            except EdgekitError as err:
+                contender.error = str(err).splitlines()[0]
+
+    def figures(
+        self, contender: Contender, judged: Judged, folds: list[Fold], timed: dict[str, Any]
+    ) -> dict[str, Any]:
+        """One row: what one file of one engine is worth."""
+        from edgekit.measure.metrics import compare_accuracy
+
+        row: dict[str, Any] = {"engine": contender.engine, "file": contender.name}
+        timing = timed.get(f"{contender.engine}:{contender.name}", {})
+        if contender.error:
+            return {**row, "error": contender.error}
+        if not contender.answers:
+            return {**row, **timing}
+        source = self.contenders["source", "source"]
+        expected, got = np.concatenate(source.answers), np.concatenate(contender.answers)
+        if judged.streams:
+            expected, got = expected.reshape(-1, 1), got.reshape(-1, 1)
+        labels = expected.reshape(-1) > 0.5 if judged.streams else None
+        if folds[0].labels is not None:
+            labels = np.concatenate([f.labels for f in folds if f.labels is not None])
+        if labels is not None:
+            found = compare_accuracy("accuracy", expected, got, np.asarray(labels, np.int64))
+            row.update(drop=round(found.drop, 3), interval=[round(v, 3) for v in found.interval], n=found.n)
+        if expected.ndim == 2:
+            row["agreement"] = round(float(np.mean(top1(expected) == top1(got))), 5)
+        row["sqnr_db"] = round(sqnr_db(source.answers, contender.answers), 2)
+        row["worst_output_sqnr_db"] = round(min(
+            sqnr_db([o[name] for o in source.others], [o[name] for o in contender.others])
+            for name in source.others[0]
+        ), 2)  # fmt: skip
+        for key in ("seconds", "peak_mib"):
+            if all(key in c for c in contender.costs):
+                row[key] = round(float(np.median([c[key] for c in contender.costs])), 2)
+        return {**row, **timing}
+
+    def as_graph(self) -> dict[str, Any]:
+        """Whether LiteRT answers as the quantized graph does."""
+        found = {}
+        for setting in self.options.ours:
+            ours = self.contenders.get(("tflite", f"edgekit/{setting}"))
+            graph = self.contenders.get(("qdq", f"edgekit/{setting}"))
+            if ours is None or graph is None or ours.error or graph.error:
+                continue
+            if ours.answers[0].ndim != 2:
+                continue
+            equal = top1(np.concatenate(ours.answers)) == top1(np.concatenate(graph.answers))
+            found[setting] = {"equal": int(equal.sum()), "of": len(equal), "share": float(equal.mean())}
+        return found
+
+    # ---- timing them
+
+    def time(self, fold: Fold) -> dict[str, dict[str, Any]]:
+        """Interleaved latency of the first fold's files, engine by engine."""
+        from edgekit.devices.local import Worker
+        from edgekit.errors import EdgekitError
+        from edgekit.measure.latency import measure_latency, paired_speedup
+
+        found: dict[str, dict[str, Any]] = {}
+        for engine in ENGINES:
+            with ExitStack() as stack:
+                workers, inputs = {}, {}
+                for contender in self.contenders.values():
+                    if contender.engine != engine or contender.error:
+                        continue
+                    worker = stack.enter_context(Worker(label=f"time {engine} {contender.name}"))
+                    try:
+                        worker.load(contender.folders[0], threads=self.options.threads)
+                    except EdgekitError as err:
+                        contender.error = str(err).splitlines()[0]
+                        continue
+                    workers[contender.name] = worker
+                    inputs[contender.name] = inputs_of(worker, fold.judged, 0, engine_layout=True)
+                times, _ = measure_latency(workers, inputs, rounds=self.options.rounds, warmup=10)
+            for name, taken in times.items():
+                row = found.setdefault(f"{engine}:{name}", {"latency_ms": round(float(np.median(taken)), 4)})
+                for setting in self.options.ours:
+                    ours = times.get(f"edgekit/{setting}")
+                    if ours is not None and not name.startswith("edgekit/"):
+                        ratio = paired_speedup(ours, taken)  # how many times as long ours takes
+                        row[f"{setting}_over_this"] = [round(v, 3) for v in (ratio.ratio, *ratio.interval)]
+                if name != "float32" and "float32" in times:
+                    ratio = paired_speedup(taken, times["float32"])
+                    row["over_float32"] = [round(v, 3) for v in (ratio.ratio, *ratio.interval)]
+        return found
+
+
+def ask(worker: Any, judged: Judged, fold: Fold) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The judged output of every sample, and every output of the first ones. A stream carries its state."""
+    count = len(next(iter(fold.judged.values())))
+    starts = set(np.cumsum([0, *judged.streams]).tolist())
+    name = judged.output or worker.outputs[0].name
+    main: list[np.ndarray] = []
+    first: list[dict[str, np.ndarray]] = []
+    state = None
+    for i in range(count):
+        inputs = inputs_of(worker, fold.judged, i)
+        if judged.streams:
+            state = np.zeros_like(inputs["state"]) if i in starts else state
+            inputs["state"] = state
+        outputs = worker.run(inputs)
+        state = outputs.get("stateN")
+        main.append(outputs[name])
+        if len(first) < WHOLE:
+            first.append(outputs)
+    return np.concatenate(main), {k: np.stack([o[k] for o in first]) for k in first[0]}
+
+
+def inputs_of(worker: Any, samples: dict[str, np.ndarray], i: int, *, engine_layout: bool = False) -> Any:
+    """One sample as the artifact takes it; an input without a batch axis comes whole."""
+    found = {}
+    for port in worker.inputs:
+        values = samples[port.name]
+        one = values[i] if len(port.shape) == values.ndim - 1 else values[i : i + 1]
+        moved = one.transpose(port.axes) if engine_layout and port.axes else one
+        found[port.name] = np.ascontiguousarray(moved)
+    return found
+
+
+def top1(answers: np.ndarray) -> np.ndarray:
+    """The largest class of every sample; of a single value whether it is above 0.5."""
+    flat = answers.reshape(len(answers), -1)
+    return flat.argmax(axis=1) if flat.shape[1] > 1 else flat[:, 0] > 0.5
+
+
+def sqnr_db(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
+    """Signal over noise of all values of all folds."""
+    signal = np.concatenate([e.ravel() for e in expected]).astype(np.float64)
+    noise = signal - np.concatenate([g.ravel() for g in got])
+    return float(10 * np.log10(max(np.sum(signal**2), 1e-30) / max(np.sum(noise**2), 1e-30)))
+
+
+if __name__ == "__main__":
+    main()
