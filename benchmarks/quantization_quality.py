@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -171,7 +170,7 @@ class Comparison:
                 out = folder / f"{peer}-{setting}"
                 try:
                     python = self.places.python_of(kind.environment)
-                except (OSError, subprocess.CalledProcessError) as err:
+                except (OSError, RuntimeError) as err:
                     cost = {"error": f"not installed: {err}"}
                 else:
                     command = [python, script, peer, setting, str(given), str(samples), str(out)]
