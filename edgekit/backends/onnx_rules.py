@@ -21,7 +21,7 @@ class Site:
 
     `constants` are the names of the graph's initializers, `read` every name that a node or an output reads,
     `dtypes` the ONNX element types of the tensors that have one, `infinite` says whether a constant of the
-    graph holds an infinity.
+    graph holds an infinity, `inner` whether the node is in a branch or loop.
     """
 
     node: Any
@@ -30,6 +30,7 @@ class Site:
     read: frozenset[str]
     dtypes: Mapping[str, int]
     infinite: bool
+    inner: bool = False
 
     def has(self, index: int) -> bool:
         """Whether the node has this input."""
@@ -71,7 +72,7 @@ def broken_rules(graph: Any, rules: Iterable[Rule], *, engine: str) -> list[Reas
     ]
 
 
-def _sites(graph: Any, outside: frozenset[str] = frozenset()) -> Iterator[Site]:
+def _sites(graph: Any, outside: frozenset[str] = frozenset(), *, inner: bool = False) -> Iterator[Site]:
     onnx = require("onnx")
     constants = outside | {tensor.name for tensor in graph.initializer}
     read, dtypes = _reads(graph), _dtypes(graph)
@@ -79,11 +80,17 @@ def _sites(graph: Any, outside: frozenset[str] = frozenset()) -> Iterator[Site]:
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         yield Site(
-            node=node, attributes=attributes, constants=constants, read=read, dtypes=dtypes, infinite=infinite
+            node=node,
+            attributes=attributes,
+            constants=constants,
+            read=read,
+            dtypes=dtypes,
+            infinite=infinite,
+            inner=inner,
         )
         for value in attributes.values():
             if isinstance(value, onnx.GraphProto):
-                yield from _sites(value, constants)
+                yield from _sites(value, constants, inner=True)
 
 
 def _is_infinite(values: NDArray[Any]) -> bool:

@@ -83,7 +83,13 @@ def lower(request: Request) -> Artifact:
 
 
 def _read(openvino: Any, path: Path) -> Any:
-    return openvino.Core().read_model(str(path))
+    """The network, its TopK made stable: ONNX wants the lowest index of equal values, OpenVINO any."""
+    network = openvino.Core().read_model(str(path))
+    for op in network.get_ops():
+        if op.get_type_name() == "TopK":
+            op.set_attribute("sort", "value")
+            op.set_attribute("stable", True)
+    return network
 
 
 def _compile(openvino: Any, network: Any) -> Any:

@@ -79,7 +79,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         op="TopK",
-        applies=lambda s: s.uses(1),
+        applies=lambda s: s.inner and s.uses(1),  # elsewhere the reader makes it stable
         seen="the indices of TopK are not the lowest ones among equal values, as ONNX wants",
         hint="use ArgMax for k = 1, or only the values",
     ),
