@@ -12,7 +12,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.core.files import cache_root, digest_json, disk_full_named
 
-__all__ = ["cached_folder"]
+__all__ = ["cached_folder", "partial_result"]
 
 
 def cached_folder(
@@ -24,8 +24,7 @@ def cached_folder(
     `build(folder)` fills a temporary folder that is renamed into place when it succeeds; a failure leaves
     nothing. Two processes that build the same key agree: the first rename wins.
     """
-    key = digest_json({"step": step, "version": version, "edgekit": __version__, "inputs": dict(inputs)})
-    place = cache_root() / "steps" / step / key[:32]
+    place = _place(step, version, inputs)
     if place.is_dir():
         os.utime(place)
         return place, True
@@ -42,3 +41,14 @@ def cached_folder(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return place, False
+
+
+def partial_result(step: str, *, version: int, inputs: Mapping[str, Any]) -> Path:
+    """Where a step that can be resumed keeps what it has so far: a file beside the folder of its results."""
+    place = _place(step, version, inputs)
+    return place.with_name(f"{place.name}.partial")
+
+
+def _place(step: str, version: int, inputs: Mapping[str, Any]) -> Path:
+    key = digest_json({"step": step, "version": version, "edgekit": __version__, "inputs": dict(inputs)})
+    return cache_root() / "steps" / step / key[:32]

@@ -10,7 +10,7 @@ from edgekit.core.files import digest_file, digest_json
 from edgekit.core.packages import installed_version
 from edgekit.core.samples import open_samples
 from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
-from edgekit.pipeline.cache import cached_folder
+from edgekit.pipeline.cache import cached_folder, partial_result
 from edgekit.pipeline.job import Job
 
 __all__ = ["calibration_of", "policy_of", "quantized_graph", "quantized_graphs"]
@@ -55,13 +55,6 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "signature": encode(job.model.signature),
     }
 
-    def build(folder: Path) -> None:
-        job.runner.run(
-            "edgekit.quantize.calibrate:calibrate_file",
-            {**arguments, "out": str(folder / "calibration.json")},
-            label=f"calibrate on {samples.count} samples",
-        )
-
     inputs = {
         "model": job.model.digest,
         "samples": samples.digest,
@@ -70,7 +63,16 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "percentile": options.percentile,
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    folder, cached = cached_folder("calibrate", version=2, inputs=inputs, build=build)
+    interrupted = partial_result("calibrate", version=3, inputs=inputs)
+
+    def build(folder: Path) -> None:
+        job.runner.run(
+            "edgekit.quantize.calibrate:calibrate_file",
+            {**arguments, "out": str(folder / "calibration.json"), "state": str(interrupted)},
+            label=f"calibrate on {samples.count} samples",
+        )
+
+    folder, cached = cached_folder("calibrate", version=3, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
     return folder / "calibration.json"
