@@ -22,6 +22,7 @@ COMMANDS = {
     "analyze": "rank the nodes of a model by the damage that int8 does there",
     "benchmark": "latency, size and memory of every artifact beside the float source",
     "run": "everything from one recipe: convert, validate, benchmark, verdict",
+    "samples": "show what a model would be fed, and whether it is prepared as in training",
     "targets": "list the targets and what each can do",
     "inspect": "signature, operators and size of a model or an artifact",
     "doctor": "what is installed, what is missing and the command that adds it",
