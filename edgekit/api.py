@@ -19,9 +19,11 @@ from edgekit.core.files import new_folder
 from edgekit.core.model import Model
 from edgekit.core.recipe import (
     BenchmarkOptions,
+    Budgets,
     CalibrationOptions,
     DataSource,
     Metric,
+    QuantizationOptions,
     Recipe,
     SourceOptions,
     ValidationOptions,
@@ -78,6 +80,9 @@ def convert(
     output: str | Path,
     precisions: Sequence[Precision] = ("int8",),
     calibration: Data | CalibrationOptions | None = None,
+    quantization: QuantizationOptions | None = None,
+    validation: ValidationOptions | None = None,
+    budgets: Budgets | None = None,
     state: str | Path = "",
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -95,10 +100,12 @@ def convert(
 
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
     first axis, `CalibrationOptions`, or an iterable (see `edgekit.core.samples.spool`), which is read once
-    and never held whole. `dynamic` names the dimensions of inputs that stay dynamic ("" for
-    one that does not). `layout` replaces that of every target. `labels` is a text file that the artifacts
-    carry, one class a line. `allow_refused` names "target/precision" pairs whose refusal does not
-    fail the verdict. Raises `EdgekitError`; nothing is written then.
+    and never held whole. `quantization` chooses algorithms, nodes that keep a precision, and
+    the rescue, which needs `budgets` and the samples of `validation` to judge by. `dynamic` names the
+    dimensions of inputs that stay dynamic ("" for one that does not). `layout` replaces that of every target.
+    `labels` is a text file that the artifacts carry, one class a line. `allow_refused` names
+    "target/precision" pairs whose refusal does not fail the verdict. Raises `EdgekitError`; nothing is
+    written then.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         if calibration is not None and not isinstance(calibration, CalibrationOptions):
@@ -110,6 +117,9 @@ def convert(
                 precisions=tuple(precisions),
                 output=str(output),
                 calibration=calibration,
+                quantization=quantization or QuantizationOptions(),
+                validation=validation,
+                budgets=budgets or Budgets(),
                 simplify=simplify,
                 quantized_io=quantized_io,
                 layout=layout,

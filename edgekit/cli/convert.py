@@ -15,6 +15,7 @@ from edgekit.cli.options import (
     dynamic_of,
     shapes_of,
 )
+from edgekit.cli.rescue_options import add_rescue, budgets_of, quantization_of, validation_of
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_deadline(parser)
     add_calibration(parser)
+    add_rescue(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
     model.add_argument("--trust", action="store_true", help="load files that can run code")
@@ -81,6 +83,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
     from edgekit.cli.progress import show_progress
 
     calibration = calibration_of(arguments)
+    quantization, validation = quantization_of(arguments), validation_of(arguments)
     shapes, dynamic = shapes_of(arguments.shapes), dynamic_of(arguments.dynamic)
     with show_progress(quiet=arguments.quiet) as listener:
         report = api.convert(
@@ -89,6 +92,9 @@ def execute(arguments: argparse.Namespace) -> Answer:
             output=arguments.output,
             precisions=arguments.precisions or ("int8",),
             calibration=calibration,
+            quantization=quantization,
+            validation=validation,
+            budgets=budgets_of(arguments),
             state=arguments.state,
             trust=arguments.trust,
             shapes=shapes,

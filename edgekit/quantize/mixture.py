@@ -128,7 +128,7 @@ def find_mixture(
     metric: Metric | None = None,
     labels: NDArray[Any] | None = None,
 ) -> Mixture:
-    """The cheapest mixture found whose standing `meets` the budgets; at least one node stays in integers."""
+    """The cheapest mixture found whose standing `meets` the budgets; some product stays in integers."""
     search = _Search(simulation, meets, metric, labels)
     if meets(search.standing(())):
         return search.mixture((), met=True)
@@ -187,7 +187,8 @@ class _Search:
 
     def shortest_run(self, ranking: Sequence[str]) -> tuple[str, ...] | None:
         """The fewest first nodes of a ranking that meet the budgets, by bisection; None if no run does."""
-        low, high = 0, len(ranking) - 1  # `low` does not meet them
+        low = 0  # does not meet them
+        high = max(n for n in range(len(ranking)) if self.has_integers(ranking[:n]))
         if high < 1 or not self.meets(self.standing(ranking[:high])):
             return None
         while high - low > 1:
@@ -197,6 +198,11 @@ class _Search:
             else:
                 low = middle
         return tuple(ranking[:high])
+
+    def has_integers(self, kept: Collection[str]) -> bool:
+        """Whether a convolution or matrix product, or in a network of none anything, is left in integers."""
+        products = {name for name in self.simulation.nodes if self.shares[name] > 0}
+        return bool((products or set(self.simulation.nodes)) - set(kept))
 
     def pruned(self, kept: tuple[str, ...]) -> tuple[str, ...]:
         """Without the nodes that turn out not to be needed; the dearest are tried first."""
@@ -212,8 +218,7 @@ class _Search:
 
     def best(self) -> tuple[str, ...]:
         """The tried mixture of the highest SQNR that quantizes something, the cheapest of equals."""
-        nodes = set(self.simulation.nodes)
-        real = [key for key in self.tried if key < nodes]
+        real = [key for key in self.tried if self.has_integers(key)]
         key = max(real, key=lambda k: (self.tried[k].sqnr_db, -self.cost(k), sorted(k)))
         return tuple(name for name in self.simulation.nodes if name in key)
 

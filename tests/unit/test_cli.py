@@ -13,7 +13,14 @@ import pytest
 from edgekit import api
 from edgekit.cli import main
 from edgekit.core.events import Event
-from edgekit.core.recipe import BenchmarkOptions, CalibrationOptions, DataSource
+from edgekit.core.recipe import (
+    BenchmarkOptions,
+    Budgets,
+    CalibrationOptions,
+    DataSource,
+    QuantizationOptions,
+    ValidationOptions,
+)
 from edgekit.core.report import ArtifactReport, Report, SourceReport
 from edgekit.errors import InternalError, MissingPackage, Reason, StepError, Unsupported, UsageError
 
@@ -66,6 +73,8 @@ def test_convert_passes_every_option_on(called: Called) -> None:
         "--dynamic", "input=batch,,height", "--state", "w.pt", "--trust", "--layout", "source",
         "--labels", "l.txt", "--allow-refused", "openvino/int8",
         "--no-simplify", "--quantized-io", "--overwrite", "--deadline", "30", "-o", "out",
+        "--keep", "a/b=c=float32", "--rescue", "--data", "held-back.npz", "--metric", "f1",
+        "--output-name", "y", "--max-accuracy-drop", "0.5", "--min-sqnr", "20", "--min-agreement", "0.9",
     ])  # fmt: skip
     assert code == 0
     data = DataSource(path="pictures", preprocessing="spec.toml", count=8, skip=2, seed=0)
@@ -76,6 +85,11 @@ def test_convert_passes_every_option_on(called: Called) -> None:
         "output": "out",
         "precisions": ["int8", "float16"],
         "calibration": CalibrationOptions(data=data, method="percentile", percentile=99.9),
+        "quantization": QuantizationOptions(keep={"a/b=c": "float32"}, rescue=True),
+        "validation": ValidationOptions(
+            data=DataSource(path="held-back.npz", preprocessing="spec.toml"), metric="f1", output="y"
+        ),
+        "budgets": Budgets(max_accuracy_drop=0.5, min_sqnr_db=20.0, min_top1_agreement=0.9),
         "state": "w.pt",
         "trust": True,
         "shapes": {"input": (1, 3, 32, 32), "a=b": (4,)},

@@ -8,61 +8,29 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from quantize_models import classifier, pictures, run
+from quantize_models import classifier, pictures, run, unequal_classifier
+from simulations import POLICY, simulation
 
 from edgekit import api
 from edgekit.cli import main
 from edgekit.core.recipe import Budgets, QuantizationOptions
 from edgekit.core.sensitivity import NodeSensitivity, Sensitivity, Standing
-from edgekit.core.target import load_target
 from edgekit.errors import UsageError
 from edgekit.measure.standing import keeps, standing_of
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.qdq import quantize
 from edgekit.quantize.sensitivity import measure_sensitivity
-from edgekit.quantize.simulate import Simulation
 from edgekit.report import render_sensitivity, render_sensitivity_markdown
-
-POLICY = load_target("onnxruntime-exact").int8
-
-
-def unequal(factor=500.0):
-    """The classifier with one channel between stem and depthwise convolution scaled: the same function."""
-    model = classifier()
-    for tensor in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor).copy()
-        if tensor.name in ("stem.w", "stem.b"):
-            values[0] *= factor
-        elif tensor.name == "depthwise.w":
-            values[0] /= factor
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for node in model.graph.node:  # the shortcut would see the scaled channel: it starts behind the clip
-        if node.name == "joined":
-            node.input[0] = "depthwise.y"
-    return model
-
-
-def simulation(model, samples=None):
-    samples = samples or pictures(12)
-    found = calibrate(model, samples, policies=[POLICY])
-    return Simulation(
-        model,
-        calibration=found,
-        policy=POLICY,
-        options=QuantizationOptions(),
-        samples=samples,
-        output="logits",
-    )
 
 
 def test_scaling_a_channel_changes_no_float_answer():
     for inputs in pictures(4):
-        expected, got = (run(m, inputs)["logits"] for m in (unequal(1.0), unequal()))
+        expected, got = (run(m, inputs)["logits"] for m in (unequal_classifier(1.0), unequal_classifier()))
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_nodes_around_an_uneven_tensor_do_the_most_damage():
-    _, nodes = measure_sensitivity(simulation(unequal()))
+    _, nodes = measure_sensitivity(simulation(unequal_classifier()))
     assert {nodes[0].name, nodes[1].name} == {"stem", "depthwise"}
     assert nodes[1].alone.sqnr_db < nodes[2].alone.sqnr_db - 6
 
@@ -80,7 +48,7 @@ def test_a_simulated_mixture_is_the_graph_that_would_be_lowered():
     found = simulation(model, samples)
     calibration = calibrate(model, samples, policies=[POLICY])
     options = QuantizationOptions(keep={"stem": "float32"})
-    graph, _ = quantize(model, calibration=calibration, policy=POLICY, options=options)
+    graph = quantize(model, calibration=calibration, policy=POLICY, options=options)[0]
     expected = np.concatenate([run(graph, s)["logits"] for s in samples])
     np.testing.assert_allclose(found.answer({"stem"}), expected, atol=0.05 * np.ptp(expected) / 255)
     np.testing.assert_array_equal(found.answer(found.nodes), found.reference)
@@ -138,7 +106,7 @@ def test_the_markdown_holds_every_node_and_escapes_bars_in_names():
 
 @pytest.fixture
 def files(tmp_path):
-    onnx.save(unequal(), tmp_path / "model.onnx")
+    onnx.save(unequal_classifier(), tmp_path / "model.onnx")
     images = np.concatenate([s["image"] for s in pictures(24)])
     np.savez(tmp_path / "samples.npz", image=images)
     return tmp_path
