@@ -79,6 +79,20 @@ def test_one_hot_reads_its_values(tmp_path):
     np.testing.assert_array_equal(got, np.where(x[..., None] == np.arange(5), np.float32(2), np.float32(0.5)))
 
 
+def test_a_constant_of_a_computed_shape_is_that_of_the_result(tmp_path):
+    value = helper.make_tensor("v", TensorProto.FLOAT, [1], [2.5])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["p0"], ["c"], name="c", value=value),
+        helper.make_node("Add", ["x", "c"], ["y0"], name="y"),
+    ]
+    model = declared("Add", X.shape, [np.int64(X.shape)])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.value_info.add().CopyFrom(helper.make_tensor_value_info("c", TensorProto.FLOAT, X.shape))
+    ran = invoke(lowered(model, tmp_path), {"x": X, "p0": np.int64(X.shape)})
+    np.testing.assert_array_equal(ran.outputs["y0"], X + np.float32(2.5))
+
+
 def test_axes_that_the_shapes_leave_open_are_refused(tmp_path):
     model = declared("ReduceSum", (3, 4), [np.int64([0])], keepdims=0)
     square = onnx.ModelProto.FromString(model.SerializeToString())

@@ -57,6 +57,12 @@ CASES = {
     "upper triangle": single("Trilu", CUBE),
     "lower triangle moved": single("Trilu", CUBE, np.int64(-1), upper=0),
     "upper triangle of int64": single("Trilu", (CUBE, "int64"), np.int64(2)),
+    "clip of int8": single("Clip", (CUBE, "int8"), np.int8(1), np.int8(1)),
+    "clip of int64 from below": single("Clip", (CUBE, "int64"), np.int64(1)),
+    "clip of int32 by computed bounds": single("Clip", (CUBE, "int32"), None, ((), "int32")),
+    "power of int32": single("Pow", (CUBE, "int32"), np.int32(5)),
+    "powers of int64": single("Pow", (CUBE, "int64"), ints(0, 1, 2, 7, 30)),
+    "power of int32 by a float": single("Pow", (CUBE, "int32"), F(3)),
     "eye like": single("EyeLike", (3, 5), k=1, dtype=6),
     "reverse sequence": single("ReverseSequence", (4, 3, 2), ints(4, 1, 3)),
     "reverse sequence batch first": single(

@@ -197,6 +197,8 @@ def _activation_after(graph: OnnxGraph, node: Node) -> Node | None:
     readers = graph.readers.get(value, [])
     if value in graph.outputs or len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip"):
         return None
+    if graph.dtypes.get(value, "float32") != "float32":
+        return None  # kernels of plain integers do not apply it
     return readers[0] if readers[0].inputs[0] == value else None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.backends.tflite.ir import Tensor
-from edgekit.backends.tflite.lowering.compose import add, apply, div, minimum, mul, select, sub
-from edgekit.backends.tflite.lowering.elementwise import convert, unary
+from edgekit.backends.tflite.lowering.compose import add, apply, div, minimum, mul, select, sub, view
+from edgekit.backends.tflite.lowering.elementwise import NARROW, convert, unary, widened
 from edgekit.backends.tflite.lowering.functions import compare, log1p
 from edgekit.backends.tflite.lowering.rules import fixed_output, rescales
 from edgekit.backends.tflite.op import Op
@@ -20,6 +20,9 @@ _BUILTIN = {(0.0, float("inf")): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU
 def clip(op: Op) -> None:
     """Relu and Clip that nothing absorbed."""
     x = op.input()
+    if x.dtype != "float32":
+        op.result(_clip_whole(op, x))
+        return
     bounds = clip_bounds(op.builder.source, op.node)
     if bounds is None:
         op.result(_computed_clip(op, x))
@@ -42,6 +45,16 @@ def _computed_clip(op: Op, x: Tensor) -> Tensor:
         if op.has(index):
             x = op.emit(kind, [x, op.input(index)], x.shape)
     return x
+
+
+def _clip_whole(op: Op, x: Tensor) -> Tensor:
+    """Whole numbers, in as many bits as the kernels take."""
+    (wide,) = widened(op, [x])
+    for index, kind in ((1, "MAXIMUM"), (2, "MINIMUM")):
+        if op.has(index):
+            bound = convert(op, op.builder.value(op.node.inputs[index]), wide.dtype)
+            wide = op.emit(kind, [wide, view(op, bound, ())], x.shape, dtype=wide.dtype)
+    return convert(op, wide, x.dtype)
 
 
 def leaky_relu(op: Op) -> None:
@@ -185,7 +198,7 @@ def softmax(op: Op) -> None:
 
 OPERATORS = {
     "Relu": Lowering(emit=clip),
-    "Clip": Lowering(emit=clip),
+    "Clip": Lowering(emit=clip, dtypes=("float32", "int32", "int64", *NARROW)),
     "LeakyRelu": Lowering(emit=leaky_relu, integer=rescales),
     "PRelu": Lowering(emit=prelu),
     "Elu": Lowering(emit=elu),

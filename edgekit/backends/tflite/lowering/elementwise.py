@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.backends.tflite.ir import Tensor
+from edgekit.backends.tflite.ir import Array, Tensor
 from edgekit.backends.tflite.lowering.rules import add_ratios, mul_ratio
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering
@@ -102,6 +102,9 @@ def power(op: Op) -> None:
     """POW runs outside XNNPACK, so the two common exponents have operators of their own."""
     exponent = op.constant(1)
     x = op.input()
+    if x.dtype != "float32":
+        op.result(_whole_power(op, x, exponent))
+        return
     if exponent is not None and exponent.size == 1 and len(exponent.shape) <= len(x.shape):
         special = {2.0: "SQUARE", 0.5: "SQRT"}.get(float(exponent.item()))
         if special:
@@ -109,6 +112,31 @@ def power(op: Op) -> None:
             return
     a, b = operands(op, 0, 1)
     op.result(op.emit("POW", [a, convert(op, b, "float32")], op.out_shape()))
+
+
+def _whole_power(op: Op, x: Tensor, exponent: Array | None) -> Tensor:
+    """Products of x, x², x⁴ …, by the bits of a constant exponent: exact as long as the result fits."""
+    if exponent is None or np.any(exponent != np.rint(exponent)) or exponent.min() < 0 or exponent.max() > 63:
+        why = f"Pow of {x.dtype} by anything but constant whole numbers from 0 to 63"
+        raise Refusal(why, "cast the base to float32")
+    shape, bits = op.out_shape(), exponent.astype(np.int64)
+    bits = bits.reshape((1,) * (len(shape) - bits.ndim) + bits.shape)
+    power, ones = op.expand(x, len(shape)), op.const(np.ones((1,) * len(shape), x.dtype))
+    total: Tensor | None = None
+    for place in range(max(int(bits.max()).bit_length(), 1)):
+        if place:
+            power = _times(op, power, power)
+        chosen = op.const(bits >> place & 1 == 1)
+        both = np.broadcast_shapes(power.shape, chosen.shape)
+        factor = op.emit("SELECT_V2", [chosen, power, ones], both, dtype=x.dtype)
+        total = factor if total is None else _times(op, total, factor)
+    assert total is not None
+    return total
+
+
+def _times(op: Op, a: Tensor, b: Tensor) -> Tensor:
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    return op.emit("MUL", [a, b], shape, dtype=a.dtype, fused_activation_function="NONE")
 
 
 def reciprocal(op: Op) -> None:
@@ -184,7 +212,7 @@ OPERATORS = {
     "Sub": Lowering(emit=binary("SUB"), integer=add_ratios, fuses=True, dtypes=_ARITHMETIC),
     "Mul": Lowering(emit=binary("MUL"), integer=mul_ratio, fuses=True, dtypes=_ARITHMETIC),
     "Div": Lowering(emit=div, fuses=True, dtypes=("float32", "int32", *NARROW)),
-    "Pow": Lowering(emit=power),
+    "Pow": Lowering(emit=power, dtypes=_NUMBERS),
     "Reciprocal": Lowering(emit=reciprocal),
     "Max": Lowering(emit=variadic("MAXIMUM"), dtypes=_ARITHMETIC),
     "Min": Lowering(emit=variadic("MINIMUM"), dtypes=_ARITHMETIC),

@@ -27,6 +27,7 @@ from edgekit.backends.tflite.lowering.functions import compare
 from edgekit.backends.tflite.lowering.moving import first_quantized
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering
+from edgekit.core.packages import require
 
 __all__ = ["OPERATORS", "rows_of"]
 
@@ -202,6 +203,13 @@ def eye_like(op: Op) -> None:
     op.result(op.const(np.eye(rows, columns, op.attr("k", 0), op.out_dtype())))
 
 
+def constant_of_shape(op: Op) -> None:
+    """The shape may be computed: it is that of the result."""
+    value = op.node.attributes.get("value")
+    fill = np.zeros(1, np.float32) if value is None else require("onnx").numpy_helper.to_array(value)
+    op.result(op.const(np.full(op.out_shape(), fill.item(), op.out_dtype())))
+
+
 def reverse_sequence(op: Op) -> None:
     x = op.input()
     options = {"seq_dim": op.attr("time_axis", 0), "batch_dim": op.attr("batch_axis", 1)}
@@ -220,6 +228,7 @@ OPERATORS = {
     "TopK": Lowering(emit=top_k, dtypes=_NUMBERS),
     "OneHot": Lowering(emit=one_hot, dtypes=_NUMBERS),
     "Trilu": Lowering(emit=trilu, dtypes=_ANY),
+    "ConstantOfShape": Lowering(emit=constant_of_shape, dtypes=_NUMBERS),
     "EyeLike": Lowering(emit=eye_like, dtypes=_ANY),
     "ReverseSequence": Lowering(emit=reverse_sequence, dtypes=("float32", "int32", "int64")),
 }
