@@ -12,6 +12,9 @@ from tflite_networks import NETWORKS, Net
 from edgekit.backends import onnxruntime, openvino, tflite
 from edgekit.backends.dynamic import opened
 from edgekit.backends.request import Request
+from edgekit.backends.tflite.backend import build_graph
+from edgekit.backends.tflite.computed_shapes import follows
+from edgekit.backends.tflite.dynamic import merge_sizes
 from edgekit.core.dynamic import Dynamic, dynamic_of
 from edgekit.core.target import load_target
 from edgekit.errors import Unsupported, UsageError
@@ -45,18 +48,18 @@ def merged(make, names, sizes):
     return open_dimensions(models, Dynamic(inputs=names, outputs={}, sizes=sizes))[0]
 
 
-def attention(batch: int):
-    """Attention over 6 tokens; the batch is written into every reshape, as exporters do."""
+def attention(batch: int, steps: int = 6):
+    """Attention over tokens; batch and steps are written into every reshape, as exporters do."""
     n = Net(7)
     heads = []
     for _ in range(3):
-        split = n.add("Reshape", [n.gemm3("tokens", 8, 8), n.ints(batch, 6, 2, 4)])
+        split = n.add("Reshape", [n.gemm3("tokens", 8, 8), n.ints(batch, steps, 2, 4)])
         heads.append(n.add("Transpose", [split], perm=[0, 2, 1, 3]))
     q, k, v = heads
     scores = n.add("MatMul", [q, n.add("Transpose", [k], perm=[0, 1, 3, 2])])
     mixed = n.add("MatMul", [n.add("Softmax", [scores], axis=-1), v])
-    joined = n.add("Reshape", [n.add("Transpose", [mixed], perm=[0, 2, 1, 3]), n.ints(batch, 6, 8)])
-    return n.build({"tokens": (batch, 6, 8)}, n.gemm3(joined, 8, 8))
+    joined = n.add("Reshape", [n.add("Transpose", [mixed], perm=[0, 2, 1, 3]), n.ints(batch, steps, 8)])
+    return n.build({"tokens": (batch, steps, 8)}, n.gemm3(joined, 8, 8))
 
 
 def picture(name):
@@ -85,8 +88,32 @@ def integer_picture(batch: int, height: int, width: int):
     return q.build(q.quantized(y, 0.05, 3))
 
 
+def enlarged(batch: int, height: int, width: int):
+    """Twice by interpolation, twice by an overlapping transposed convolution, three times by repetition."""
+    scales = {"two": np.float32([1, 1, 2, 2]), "three": np.float32([1, 1, 3, 3])}
+    random = np.random.default_rng(5)
+    weight = (random.standard_normal((3, 4, 3, 3)) * 0.3).astype(np.float32)
+    nodes = [
+        helper.make_node("Resize", ["image", "", "two"], ["a"], mode="linear", name="smooth"),
+        helper.make_node("ConvTranspose", ["a", "weight"], ["b"], strides=[2, 2], pads=[1, 1, 1, 1],
+                         output_padding=[1, 1], name="up"),
+        helper.make_node("Resize", ["b", "", "three"], ["c"], mode="nearest", name="blocks",
+                         coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    ]  # fmt: skip
+    return graph(nodes, {"image": (batch, 3, height, width)}, ["c"], {"weight": weight, **scales})
+
+
+def integer_mask(batch: int, height: int, width: int):
+    q = Qdq()
+    x = q.input("image", (batch, 3, height, width))
+    w = q.weight("w", (3, 4, 2, 2), axis=1)
+    y = q.add("ConvTranspose", [x, w, q.bias("b", w)], "y", kernel_shape=[2, 2], strides=[2, 2])
+    return q.build(q.quantized(y, 0.05, 3))
+
+
 PICTURE = {"image": ("batch", "", "height", "width")}
 SQUARE = {"batch": (1, 2, 3), "height": (32, 34, 33), "width": (32, 33, 34)}
+FOURS = {"batch": (1, 2, 3), "height": (16, 24, 20), "width": (16, 20, 24)}
 CASES = {
     "a batch of pictures": (picture("mobilenet"), {"image": ("batch",)}, {"batch": (1, 2, 3)}, "float32"),
     "pictures of any size": (picture("resnet"), PICTURE, SQUARE, "float32"),
@@ -95,6 +122,12 @@ CASES = {
         line, {"signal": ("batch", "", "length")}, {"batch": (1, 2, 3), "length": (32, 34, 33)}, "float32",
     ),
     "a batch of sentences": (attention, {"tokens": ("batch",)}, {"batch": (1, 2, 3)}, "float32"),
+    "sentences of any length": (
+        attention, {"tokens": ("batch", "steps")}, {"batch": (1, 2, 3), "steps": (6, 8, 7)}, "float32",
+    ),
+    "masks of any size": (picture("unet"), PICTURE, FOURS, "float32"),
+    "enlarged pictures of any size": (enlarged, PICTURE, SQUARE, "float32"),
+    "integer masks of any size": (integer_mask, PICTURE, SQUARE, "int8"),
 }  # fmt: skip
 
 
@@ -173,17 +206,45 @@ def test_the_file_of_litert_says_minus_one_where_it_can_change(tmp_path, need):
     assert interpreter.get_output_details()[0]["shape_signature"].tolist() == [-1, 10]
 
 
-def test_litert_refuses_a_transposed_convolution_of_a_dynamic_batch_by_its_node(tmp_path, need):
+def test_litert_refuses_what_its_kernel_takes_from_the_file_by_its_node(tmp_path, need):
     need("ai_edge_litert")
 
     def make(batch):
-        return resized(NETWORKS["unet"](), {"image": (batch, 3, 16, 16)})
+        node = helper.make_node("Tile", ["x", "repeats"], ["y"], name="tile")
+        return graph([node], {"x": (1, batch)}, ["y"], {"repeats": np.asarray([batch + 1, 1], np.int64)})
 
-    model = merged(make, {"image": ("batch",)}, {"batch": (1, 2, 3)})
-    with pytest.raises(Unsupported) as caught:
-        lowered(model, tmp_path, "tflite", "float32")
-    assert {r.node.partition("_")[0] for r in caught.value.reasons} == {"convtranspose"}
-    assert all("TRANSPOSE_CONV" in r.why and "[2, 8, 8, 16]" in r.why for r in caught.value.reasons[:1])
+    models = [make(batch) for batch in (1, 2, 3)]
+    reasons = merge_sizes([build_graph_of(model, tmp_path) for model in models])
+    assert [reason.node for reason in reasons] == ["y"]
+    assert reasons[0].why.startswith("TILE: its constant")
+
+
+def build_graph_of(model, folder):
+    onnx.save(model, folder / "one.onnx")
+    found, reasons = build_graph(folder / "one.onnx", target=load_target("tflite"), precision="float32")
+    assert not reasons
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "shapes", "expected"),
+    [
+        (
+            "RESHAPE", [(1, 6, 2), (2, 8, 2), (3, 7, 2)], [(1, 6, 4), (2, 8, 4), (3, 7, 4)],
+            [(0, 1, 0), (1, 1, 0), (0, 0, 2)],
+        ),
+        ("RESHAPE", [(6, 1), (8, 4), (7, 9)], [(6, 2), (8, 2), (7, 2)], [(0, 1, 0), (0, 0, -1)]),
+        ("RESHAPE", [(5, 1), (9, 4), (3, 9)], [(6, 2), (8, 2), (7, 2)], None),
+        ("SLICE", [(4, 1), (6, 2), (5, 3)], [(6, 1), (8, 2), (7, 3)], [(0, 1, -2), (1, 1, 0)]),
+        ("SLICE", [(1, 1), (2, 2), (3, 3)], [(6, 1), (8, 2), (7, 3)], None),  # grows with the other dimension
+        ("TILE", [(1, 1), (2, 1), (3, 1)], [(1, 1), (2, 1), (3, 1)], None),
+    ],
+)  # fmt: skip
+def test_a_parameter_follows_the_dimension_it_stands_for_and_no_other(kind, values, shapes, expected):
+    place = {"RESHAPE": 1, "SLICE": 2, "TILE": 1}[kind]
+    rule = follows(kind, place, [np.asarray(v, np.int32) for v in values], shapes)
+    found = None if rule is None else list(zip(rule.axes, rule.factors, rule.offsets, strict=True))
+    assert found == expected
 
 
 def test_the_session_refuses_a_size_between_the_steps_and_a_size_that_is_fixed(tmp_path, need):

@@ -2,7 +2,8 @@
 
 Every lowering works on static shapes; what a dynamic dimension changes shows when the same model is lowered
 in the sizes at which its source was proven. A tensor whose shapes differ gets a -1 in its signature, a
-RESHAPE or SLICE a -1 in its parameters; any other difference is refused, with its node.
+RESHAPE or SLICE a -1 in its parameters, or they are computed from the shape of the operand (RESIZE and
+TRANSPOSE_CONV, too); any other difference is refused, with its node.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends.dynamic import fixed_at
+from edgekit.backends.tflite.computed_shapes import compute, follows, operand
 from edgekit.backends.tflite.ir import Array, Graph, Operator, OptionValue, Tensor
 from edgekit.core.dynamic import Dynamic, dynamic_of, is_dynamic
 from edgekit.core.packages import require
@@ -141,11 +143,27 @@ class _Merge:
             elif op.kind == "SLICE" and place == 2:
                 begin = op.inputs[1]
                 found = _to_the_end(data, sources, begin.data if begin is not None else None)
+        if found is None and self._computed(variants, place, tensors):
+            return
         if found is None:
             self._refuse(op, f"its constant {tensors[0].name!r} depends on a size: {_shown(data)}")
             return
         old = tensors[0]
         op.inputs[place] = Tensor(name=old.name, shape=found.shape, dtype=old.dtype, data=found)
+
+    def _computed(self, variants: Sequence[Operator], place: int, tensors: Sequence[Tensor]) -> bool:
+        """Whether the parameter follows the shape of its operand; it is then computed before the operator."""
+        op, data = variants[0], [t.data for t in tensors if t.data is not None]
+        if len(data) != len(variants) or len({values.shape for values in data}) != 1 or data[0].ndim != 1:
+            return False
+        rule = follows(op.kind, place, data, [operand(other).shape for other in variants])
+        if rule is None:
+            return False
+        op.inputs[place], operators = compute(rule, operand(op), tensors[0], origin=op.origin)
+        if op.kind == "RESHAPE":
+            op.options = {}
+        self.operators[-1:-1] = operators
+        return True
 
     def _refuse(self, op: Operator, why: str) -> None:
         hint = "leave the dimension fixed for LiteRT: its kernel takes this from the file"

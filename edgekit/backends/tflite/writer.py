@@ -63,6 +63,7 @@ _OPTION_TABLES = {
     "ARG_MIN": "ArgMinOptions",
     "GELU": "GeluOptions",
     "CAST": "CastOptions",
+    "SHAPE": "ShapeOptions",
     "MIRROR_PAD": "MirrorPadOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "DEPTH_TO_SPACE": "DepthToSpaceOptions",
@@ -73,6 +74,7 @@ _ENUMS = {
     "fused_activation_function": "ActivationFunctionType",
     "mode": "MirrorPadMode",
     "output_type": "TensorType",
+    "out_type": "TensorType",
     "in_data_type": "TensorType",
     "out_data_type": "TensorType",
 }
