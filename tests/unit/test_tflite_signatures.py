@@ -10,8 +10,10 @@ from tflite_models import feeds, graph, reference, relative_error
 from tflite_networks import Net
 
 from edgekit.backends.tflite import lower_signatures
+from edgekit.core.dynamic import Dynamic
 from edgekit.core.target import load_target
 from edgekit.errors import Unsupported, UsageError
+from edgekit.graph.open_dimensions import open_dimensions
 from edgekit.runtime import Session
 
 HIDDEN, FEATURES, CHUNK, CHUNKS = 6, 4, 3, 100
@@ -153,3 +155,46 @@ def test_a_convolution_fed_in_chunks_with_its_past_is_the_convolution_of_the_who
             past = answer[kept]
             outputs.append(answer[y])
     assert relative_error(np.concatenate(outputs, axis=2), expected) <= 1e-5
+
+
+def batched(make, sizes):
+    """`make(batch)` in three sizes, as one graph whose batch is dynamic."""
+    models = [make(batch) for batch in sizes]
+    name = models[0].graph.input[0].name
+    return open_dimensions(models, Dynamic(inputs={name: ("n",)}, outputs={}, sizes={"n": sizes}))[0]
+
+
+def scorer(classes):
+    def make(batch):
+        n = Net(2)
+        y = n.add("Reshape", [n.gemm("picture", 64, 6 * classes), n.ints(batch, 6, classes)])
+        return n.build({"picture": (batch, 64)}, n.add("Softmax", [y], axis=-1))
+
+    return make
+
+
+def test_every_signature_keeps_its_dynamic_batch(tmp_path, need):
+    need("ai_edge_litert")
+    makers = {"few": scorer(3), "many": scorer(5)}
+    models = {name: batched(make, (1, 2, 3)) for name, make in makers.items()}
+    artifact = lowered({**models, "encode": encoder()}, tmp_path)
+    assert artifact.manifest.dynamic == {"n": {"size": 1, "step": 1}}
+    for name, make in makers.items():
+        with Session(artifact.folder, threads=1, signature=name) as session:
+            assert session.inputs[0].shape == ("n", 64)
+            for batch in (4, 1, 2):
+                model = make(batch)
+                (expected,) = reference(model, feeds(model)).values()
+                (got,) = session.run(feeds(model)).values()
+                assert relative_error(got, expected) <= 1e-5
+    with Session(artifact.folder, threads=1, signature="encode") as session:
+        assert session.inputs[0].shape == (1, 64)
+
+
+def test_a_dimension_has_the_same_sizes_in_every_signature(tmp_path, need):
+    need("ai_edge_litert")
+    models = {"few": batched(scorer(3), (1, 2, 3)), "many": batched(scorer(5), (2, 4, 6))}
+    with pytest.raises(Unsupported) as caught:
+        lowered(models, tmp_path)
+    (reason,) = caught.value.reasons
+    assert (reason.node, reason.why) == ("many", "'n' is 1 and steps of 1 in 'few', 2 and steps of 2 here")

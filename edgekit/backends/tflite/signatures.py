@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from edgekit.backends import refusal
 from edgekit.backends.tflite.backend import MODEL_NAME, build_graph, tensor_io
 from edgekit.backends.tflite.checks import check_graph
 from edgekit.backends.tflite.cleanup import half_weights
+from edgekit.backends.tflite.dynamic import build_in_every_size
 from edgekit.backends.tflite.ir import Graph
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.about import NOTHING, About
 from edgekit.core.artifact import Artifact, write_artifact
-from edgekit.core.dynamic import is_dynamic
+from edgekit.core.dynamic import Dynamic
 from edgekit.core.files import atomic_file, digest_file, digest_json
 from edgekit.core.packages import installed_version
 from edgekit.core.target import Precision, Target
@@ -36,7 +38,8 @@ def lower_signatures(
 
     The files are what `lower` takes for this precision. A state is an input and an output of a model: the
     caller hands what one call gave to the next, to whichever signature. Run it with
-    `Session(out, signature=name)`; the first name is the default. Raises `Unsupported` with the reasons of
+    `Session(out, signature=name)`; the first name is the default. A dynamic dimension stays so; one name has
+    the same sizes in every model that uses it. Raises `Unsupported` with the reasons of
     every model, `UsageError` for no models.
     """
     if not models or not all(models):
@@ -44,14 +47,14 @@ def lower_signatures(
     paths, out = {name: Path(path) for name, path in models.items()}, Path(out)
     reasons = refusal(target, precision)
     graphs: dict[str, Graph] = {}
+    dynamics: dict[str, Dynamic | None] = {}
+    build = partial(build_graph, target=target, precision=precision, quantized_io=quantized_io)
     for name, path in paths.items() if not reasons else ():
-        graphs[name], found = build_graph(path, target=target, precision=precision, quantized_io=quantized_io)
-        if is_dynamic(path):
-            hint = "read each model in the sizes it needs, as signatures of their own"
-            found = [*found, Reason(why="dynamic dimensions are for files of one signature", hint=hint)]
+        graphs[name], found, dynamics[name] = build_in_every_size(path, build)
         reasons += [
             Reason(node=f"{name}: {r.node}" if r.node else name, why=r.why, hint=r.hint) for r in found
         ]
+    reasons += _other_sizes(dynamics)
     if reasons:
         raise Unsupported(f"LiteRT cannot run these models in {precision}", reasons=reasons)
     notes = [f"{name}: {note}" for name, graph in graphs.items() for note in _finish(graph, precision)]
@@ -60,8 +63,8 @@ def lower_signatures(
         temporary.write_bytes(serialize(graphs, about=about))
     signatures = {
         name: SignatureIO(
-            inputs=tuple(tensor_io(port, None) for port in graph.inputs),
-            outputs=tuple(tensor_io(port, None) for port in graph.outputs),
+            inputs=tuple(tensor_io(port, dynamics[name]) for port in graph.inputs),
+            outputs=tuple(tensor_io(port, dynamics[name]) for port in graph.outputs),
         )
         for name, graph in graphs.items()
     }
@@ -75,10 +78,31 @@ def lower_signatures(
         outputs=first.outputs,
         source_digest=digest_json({name: digest_file(path) for name, path in paths.items()}),
         about=about,
+        dynamic=_all_sizes(dynamics),
         signatures=signatures,
         versions={"ai-edge-litert": installed_version("ai-edge-litert")},
         notes=tuple(notes),
     )
+
+
+def _all_sizes(dynamics: Mapping[str, Dynamic | None]) -> Dynamic | None:
+    """The dimensions of every signature, for the manifest of the file; None when all are static."""
+    sizes = {name: s for one in dynamics.values() if one is not None for name, s in one.sizes.items()}
+    return Dynamic(inputs={}, outputs={}, sizes=sizes) if sizes else None
+
+
+def _other_sizes(dynamics: Mapping[str, Dynamic | None]) -> list[Reason]:
+    """Dimensions of one name that two signatures do not take in the same sizes."""
+    known: dict[str, tuple[str, dict[str, int]]] = {}
+    reasons = []
+    for signature, one in dynamics.items():
+        for name, sizes in (one.manifest() if one is not None else {}).items():
+            first, before = known.setdefault(name, (signature, sizes))
+            if before != sizes:
+                shown = [f"{s['size']} and steps of {s['step']}" for s in (before, sizes)]
+                why = f"{name!r} is {shown[0]} in {first!r}, {shown[1]} here"
+                reasons.append(Reason(node=signature, why=why, hint="give one of them another name"))
+    return reasons
 
 
 def _finish(graph: Graph, precision: Precision) -> list[str]:
