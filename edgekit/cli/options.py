@@ -146,8 +146,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--calibration-method",
         metavar="|".join(CALIBRATION_METHODS),
         type=choice(CALIBRATION_METHODS),
-        default="minmax",
-        help="how a range is read from the samples (default minmax)",
+        default="auto",
+        help="how a range is read from the samples (default auto: by measured error, tensor by tensor)",
     )
     group.add_argument(
         "--percentile",

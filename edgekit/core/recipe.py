@@ -71,7 +71,7 @@ class CalibrationOptions:
     """
 
     data: DataSource
-    method: Literal["auto", "minmax", "moving-average", "percentile", "mse", "entropy"] = "minmax"
+    method: Literal["auto", "minmax", "moving-average", "percentile", "mse", "entropy"] = "auto"
     percentile: float = 99.99
     batch_size: int = 1
 
