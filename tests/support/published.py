@@ -62,16 +62,19 @@ def magika(folder: Path) -> Published:
     files = [p for p in places if p.stat().st_size > 2048][:: max(1, len(places) // 12)][:10]
     files += [packaged("skimage", f"data/{name}") for name in ("astronaut.png", "coffee.png", "rocket.jpg")]
     files += [packaged("magika", "models/standard_v3_3/model.onnx")]
-    rows = []
-    for file in files:
-        content = file.read_bytes()
-        begin, end = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
-        row = np.full(2048, 256, np.int32)
-        row[: len(begin)], row[2048 - len(end) :] = list(begin), list(end)
-        rows.append(row)
     return Published(
-        source=str(packaged("magika", "models/standard_v3_3/model.onnx")), samples={"bytes": np.stack(rows)}
+        source=str(packaged("magika", "models/standard_v3_3/model.onnx")),
+        samples={"bytes": np.stack([features(file) for file in files])},
     )
+
+
+def features(file: Path) -> np.ndarray:
+    """What magika reads of a file: its first and last 1024 bytes, without white space around them."""
+    content = file.read_bytes()
+    begin, end = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
+    row = np.full(2048, 256, np.int32)
+    row[: len(begin)], row[2048 - len(end) :] = list(begin), list(end)
+    return row
 
 
 def babble(seconds: float = 4.0) -> np.ndarray:
