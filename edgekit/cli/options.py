@@ -94,7 +94,7 @@ def add_samples(group: Groups, *, flag: str, prefix: str, help_: str, required: 
         "--preprocessing",
         metavar="SPEC",
         default="",
-        help="when DATA is a folder of images: the sample spec (.toml) that says how they are prepared",
+        help="the sample spec (.toml) that says how DATA is prepared: needed for images and sounds",
     )
     group.add_argument(
         f"--{prefix}count",
@@ -140,7 +140,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         flag="--calibration",
         prefix="calibration-",
         required=False,
-        help_="samples that set the ranges: .npz, .npy, a folder of images, or a calibration/*.toml spec",
+        help_="samples that set the ranges: .npz, .npy, .csv, .parquet, a folder of images, sounds or "
+        "arrays, or a sample spec (.toml)",
     )
     group.add_argument(
         "--calibration-method",

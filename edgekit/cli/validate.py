@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flag="--data",
         prefix="",
         required=True,
-        help_="labelled samples: .npz, .npy, a folder of images, or a calibration/*.toml spec",
+        help_="labelled samples: .npz, .npy, .csv, a folder of images, sounds or arrays, or a spec (.toml)",
     )
     parser.add_argument(
         "--metric",

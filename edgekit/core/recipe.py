@@ -50,8 +50,8 @@ class DataSource:
 
     `path`: an .npz or .npy file, a CSV or Parquet table, a folder of images, sounds or array files, or a
     `calibration/*.toml` sample spec (by path, or by the name of one that edgekit ships). `preprocessing`: a
-    sample spec whose preprocessing is used when `path` is the data itself. `count` (0: all), `skip` and `seed` (-1: the order of the source) choose
-    samples: shuffle by the seed, skip, take count.
+    sample spec whose preprocessing is used when `path` is the data itself. `count` (0: all), `skip` and
+    `seed` (-1: the order of the source) choose samples: shuffle by the seed, skip, take count.
     """
 
     path: str

@@ -92,7 +92,16 @@ def test_bad_values_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_is_read(tmp_path: Path) -> None:
-    assert "the folder holds no image" in refusal(tmp_path, preprocessing="imagenet-tf")
+    said = refusal(tmp_path)
+    assert "the folder holds no samples" in said
+    assert "jpg" in said
+    assert "npz" in said
+
+
+def test_a_file_of_one_sample_may_hold_its_label_as_a_single_value(tmp_path: Path) -> None:
+    for number, row in enumerate(rows(3)):
+        np.savez(tmp_path / f"{number}.npz", x=row, label=np.int64(number * 2))
+    assert read(tmp_path, need_labels=True)["labels"].tolist() == [0, 2, 4]
 
 
 def batches(count: int, size: int, kind: str) -> Iterator[Any]:

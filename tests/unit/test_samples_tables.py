@@ -97,6 +97,10 @@ def test_a_quoted_line_break_is_no_new_row(tmp_path: Path) -> None:
         (TEXT.replace("4,5.25", "4"), "line 3: 3 values, 4 columns"),
         ("a,b,label\n1,2,3\n", "2 columns for the input features: float32[N, 3]: a sample of it has 3"),
         ("a,a,b\n1,2,3\n", "two columns are named 'a'"),
+        (",a,b,c\n0,1,2,3\n", "column 1 has no name\n  hint: is it an index?"),
+        ("1,2,3\n4,5,6\n", "the first line holds numbers (1, 2, 3), names of the columns are needed"),
+        ("a;b;c\n1;2;3\n", "is ';' the delimiter?"),
+        ("label\n1\n", "0 columns for the input features"),
         ("", "the file is empty"),
         ("a,b,c\n", "the set of samples is empty"),
         ("\x00\xff", "not a readable CSV file"),
@@ -120,6 +124,13 @@ def test_a_fraction_for_an_integer_input_is_refused_with_its_place(tmp_path: Pat
     assert "line 2, column 'length': 1.5 is no whole number" in refusal(
         DataSource(path=csv(tmp_path, TEXT)), signature
     )
+    large = csv(tmp_path, "a,b,c\n1,9007199254740994,3\n")
+    assert "line 2, column 'b': 9.0072e+15 is no whole number up to 2**53" in refusal(
+        DataSource(path=large), signature
+    )
+    wide = csv(tmp_path, "a,b,c\n1,3000000000,3\n")
+    said = refusal(DataSource(path=wide), signature)
+    assert "'features' holds 3000000000 in line 2: int32 goes from" in said
 
 
 def test_labels_that_are_needed_and_missing_say_how_to_name_them(tmp_path: Path) -> None:

@@ -176,8 +176,8 @@ def open_npy(path: Path) -> Rows:
     return FileRows(path=path, offset=offset, shape=shape, dtype=dtype)
 
 
-def open_npz(path: Path) -> Mapping[str, Rows]:
-    """The arrays of an .npz file by name, every checksum verified.
+def open_npz(path: Path, *, scalars: bool = False) -> Mapping[str, Rows]:
+    """The arrays of an .npz file by name, every checksum verified. With `scalars` a single value is one row.
 
     Raises `UsageError`, with every bad array named, when it is no archive, damaged, or holds pickles.
     """
@@ -191,7 +191,7 @@ def open_npz(path: Path) -> Mapping[str, Rows]:
                     continue
                 name = info.filename.removesuffix(".npy")
                 try:
-                    found[name] = _member(path, archive, info, problems)
+                    found[name] = _member(path, archive, info, problems, scalars)
                 except (ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error) as err:
                     problems.append(f"array {name!r} is damaged: {err}")
     except FileNotFoundError as err:
@@ -208,11 +208,12 @@ def open_npz(path: Path) -> Mapping[str, Rows]:
 
 
 def _member(
-    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, problems: list[str]
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, problems: list[str], scalars: bool
 ) -> Rows:
     name = info.filename.removesuffix(".npy")
     with archive.open(info) as stream:
         shape, fortran, dtype = _header(stream)
+        shape = shape or (1,) if scalars else shape
         start = stream.tell()
         bad = _check_kind(name, shape, dtype)
         have, need = info.file_size - start, _bytes(shape, dtype)

@@ -81,7 +81,7 @@ def open_audio(folder: Path, spec: SampleSpec | None, signature: Signature, *, n
 
 
 def open_table(path: Path, spec: SampleSpec | None, signature: Signature, *, need_labels: bool) -> Opened:
-    """Rows of a CSV or Parquet file."""
+    """Rows of a CSV or Parquet file; their values are checked as they are read."""
     check_signature(signature, where=str(path))
     if spec is not None and spec.kind != "table":
         raise UsageError(f"the spec {spec.name!r} prepares {spec.kind}, this is a table", where=str(path))

@@ -33,7 +33,8 @@ class _Files:
             while len(self.opened) >= _OPEN:
                 del self.opened[next(iter(self.opened))]
             path = self.folder / self.names[place]
-            self.opened[place] = {"": open_npy(path)} if path.suffix.lower() == ".npy" else open_npz(path)
+            one = path.suffix.lower() == ".npy"
+            self.opened[place] = {"": open_npy(path)} if one else open_npz(path, scalars=True)
         return self.opened[place]
 
 

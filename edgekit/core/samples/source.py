@@ -72,11 +72,16 @@ def _opener(path: Path, spec: SampleSpec | None) -> Callable[..., Opened]:
     if path.is_dir():
         endings = {p.suffix.lower() for p in path.rglob("*")}
         read = {"images": images.SUFFIXES, "audio": audio.SUFFIXES, "arrays": shards.SUFFIXES}
+        openers = {"images": open_images, "audio": open_audio, "arrays": open_shards}
         held = [kind for kind, suffixes in read.items() if endings.intersection(suffixes)]
-        kind = held[0] if held else "images"
-        if spec is not None and spec.kind in read and (spec.kind in held or not held):
-            kind = spec.kind
-        return {"images": open_images, "audio": open_audio, "arrays": open_shards}[kind]
+        if spec is not None and spec.kind == "table":
+            raise UsageError("this is a folder, a table is one file: .csv, .tsv or .parquet", where=str(path))
+        if spec is not None and (spec.kind in held or not held):
+            return openers[spec.kind]
+        if not held:
+            listed = ", ".join(s[1:] for suffixes in read.values() for s in suffixes)
+            raise UsageError("the folder holds no samples", where=str(path), hint=f"read are {listed}")
+        return openers[held[0]]
     if suffix in tables.SUFFIXES:
         return open_table
     if suffix not in (".npz", ".npy"):

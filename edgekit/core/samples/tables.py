@@ -27,6 +27,7 @@ __all__ = ["SUFFIXES", "open_table", "table_rows"]
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _MOST_PROBLEMS = 10
+_EXACT = 2**53  # whole numbers up to here are exact in float64
 
 Floats = NDArray[np.float64]
 
@@ -142,6 +143,13 @@ def open_table(path: Path, delimiter: str) -> Table:
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
     table = _open_parquet(path) if path.suffix == ".parquet" else _open_csv(path, delimiter)
+    unnamed = [i for i, name in enumerate(table.columns, start=1) if not name]
+    if unnamed:
+        raise UsageError(
+            f"column {unnamed[0]} has no name",
+            where=str(path),
+            hint="is it an index? pandas leaves it out with index=False",
+        )
     twice = sorted({name for name in table.columns if table.columns.count(name) > 1})
     if twice:
         raise UsageError(f"two columns are named {twice[0]!r}", where=str(path))
@@ -171,8 +179,23 @@ def _open_csv(path: Path, delimiter: str) -> _Csv:
         raise UsageError(f"not a readable CSV file: {err}", where=str(path)) from err
     if not header:
         raise UsageError("the file is empty; its first line names the columns", where=str(path))
+    if all(_is_number(name) for name in header):
+        raise UsageError(
+            f"the first line holds numbers ({', '.join(header[:3])}), names of the columns are needed",
+            where=str(path),
+        )
+    if len(header) == 1 and (other := next((d for d in ";\t|" if d in header[0]), "")):
+        problems.append(f"one column, {header[0]!r}; is {other!r} the delimiter? a [table] can say so")
     _refuse(problems, path)
     return _Csv(path=path, delimiter=delimiter, columns=header, offsets=offsets, lines=lines)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _decoded(stream: Any) -> Iterator[str]:
@@ -224,11 +247,11 @@ class _ColumnRows:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         values = (self.table.read(rows, self.columns) - self.mean) / self.std
-        if self.dtype.kind in "iu" and (bad := values != np.rint(values)).any():
+        if self.dtype.kind in "iu" and (bad := (values != np.rint(values)) | (abs(values) > _EXACT)).any():
             row, column = (int(i[0]) for i in np.nonzero(bad))
             raise UsageError(
                 f"{self.describe(int(rows[row]))}, column {self.columns[column]!r}: {values[row, column]:g} "
-                f"is no whole number, the input takes {self.dtype}"
+                "is no whole number up to 2**53, and the input takes whole numbers"
             )
         with np.errstate(over="ignore"):
             return values.astype(self.dtype).reshape(len(rows), *self.sample_shape)
@@ -261,15 +284,17 @@ def table_rows(
         columns = chosen.get(spec.name, ())
         shape = tuple(d for d in spec.shape[1:] if isinstance(d, int))
         needed = int(np.prod(shape, dtype=np.int64))
-        if columns and len(shape) < len(spec.shape) - 1:
+        if spec.name in chosen and len(shape) < len(spec.shape) - 1:
             problems.append(f"input {spec}: a table feeds inputs of fixed shape")
-        elif columns and needed != len(columns):
+        elif spec.name in chosen and needed != len(columns):
             problems.append(f"{len(columns)} columns for the input {spec}: a sample of it has {needed}")
         mean, std = (np.asarray(v, np.float64) for v in (options.mean, options.std))
         bad = [n for n, v in (("mean", mean), ("std", std)) if v.ndim and v.size != len(columns)]
         problems += [f"table.{n}: {len(columns)} columns need as many values, or one" for n in bad]
+        whole = np.dtype(spec.dtype).kind in "iu"  # whether they fit the input's own dtype, batches check
+        dtype = np.dtype(np.int64 if whole else spec.dtype)
         rows[spec.name] = _ColumnRows(
-            table=table, columns=columns, sample_shape=shape, dtype=np.dtype(spec.dtype), mean=mean, std=std
+            table=table, columns=columns, sample_shape=shape, dtype=dtype, mean=mean, std=std
         )
     if problems:
         raise UsageError("the table does not go with the model", where=str(path), problems=problems)
