@@ -75,7 +75,8 @@ def _has_groups(model: ModelProto) -> bool:
 def _rewritten(model: ModelProto, version: int) -> ModelProto:
     """What the converter would get wrong or has no rule for, said in operators that it leaves as they are.
 
-    Raises `Unsupported` for a Scan over batches, whose conversion would change the shapes of inputs.
+    Raises `Unsupported` for a Scan over batches, whose conversion would change the shapes of inputs, and for
+    subgraphs before opset 7.
     """
     onnx = require("onnx")
     nodes = [node for graph in all_graphs(model.graph) for node in graph.node if not node.domain]
@@ -86,6 +87,8 @@ def _rewritten(model: ModelProto, version: int) -> ModelProto:
         if version > CANONICAL_OPSET and node.op_type in _ONLY_MORE_TYPES:
             node.domain = _APART
     old = version < 7
+    if old and len(list(all_graphs(model.graph))) > 1:
+        raise Unsupported("branches and loops of opset 6 are not read", hint="export it again")
     groups = _has_groups(model)
     if not old and not groups:
         return model

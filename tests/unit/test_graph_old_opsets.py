@@ -69,6 +69,14 @@ def test_a_scan_over_batches_is_refused():
         convert_opset.apply(model_of(node, 8, {"first": np.zeros((2, 4), np.float32)}))
 
 
+def test_branches_before_opset_7_are_refused():
+    out = [helper.make_tensor_value_info("z", TensorProto.FLOAT, X.shape)]
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "branch", [], out)
+    node = helper.make_node("If", ["go"], ["y"], then_branch=branch, else_branch=branch, name="n")
+    with pytest.raises(Unsupported, match="opset 6"):
+        convert_opset.apply(model_of(node, 6, {"go": np.asarray(True)}))
+
+
 @pytest.mark.parametrize(("opset", "width"), [(18, 3), (21, 6), (23, 6)])
 def test_group_normalization_scales_groups_in_opset_18_and_channels_since_21(opset, width, tmp_path):
     scale, bias = np.linspace(1, 2, width, dtype=np.float32), np.linspace(0, 1, width, dtype=np.float32)
