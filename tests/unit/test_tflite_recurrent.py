@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from tflite_models import (
     Qdq,
     feeds,
+    graph,
     invoke,
     lowered,
     reference,
@@ -241,6 +242,44 @@ def test_only_the_last_state_costs_no_concatenation(tmp_path, need):
     del model.graph.output[0], model.graph.output[1]
     ran = compare(model, feeds(model), tmp_path)
     assert ran.count("CONCATENATION") == 0
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "concatenations"),
+    [(STEPS - 1, STEPS, 0), (1, 2, 0), (1, 3, 1)],
+    ids=["the last step", "one in the middle", "two"],
+)
+@pytest.mark.parametrize("op", GATES)
+def test_one_step_taken_from_all_costs_no_concatenation(op, begin, end, concatenations, tmp_path, need):
+    need("ai_edge_litert")
+    model = recurrent(op)
+    y = model.graph.output[0].name
+    constants = {"begin": [begin], "end": [end], "axis": [0]}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in constants.items()
+    )
+    model.graph.node.append(helper.make_node("Slice", [y, "begin", "end", "axis"], ["taken"], name="take"))
+    del model.graph.output[:]
+    shape = (end - begin, 1, BATCH, HIDDEN)
+    model.graph.output.append(helper.make_tensor_value_info("taken", onnx.TensorProto.FLOAT, shape))
+    ran = compare(model, feeds(model), tmp_path)
+    assert ran.count("CONCATENATION") == concatenations
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_part_of_a_concatenation_is_that_part_or_is_cut_out(axis, tmp_path, need):
+    """Along axis 1 of (1, 3, 4) the parts lie one after the other, along axis 2 they do not."""
+    need("ai_edge_litert")
+    shapes = {"a": (1, 3, 4), "b": (1, 3, 4)}
+    constants = {"begin": np.int64([3 if axis == 1 else 4]), "end": np.int64([99]), "axis": np.int64([axis])}
+    nodes = [
+        helper.make_node("Concat", ["a", "b"], ["both"], axis=axis),
+        helper.make_node("Slice", ["both", "begin", "end", "axis"], ["part"]),
+        helper.make_node("Relu", ["part"], ["y"]),
+    ]
+    model = graph(nodes, shapes, ["y"], constants)
+    ran = compare(model, feeds(model), tmp_path)
+    assert ran.count("CONCATENATION") == axis - 1
 
 
 REFUSED = {

@@ -14,6 +14,7 @@ from edgekit.backends.tflite.cleanup import (
     half_weights,
     merge_reshapes,
     narrow_splits,
+    pick_parts,
     separate_ports,
     transpose_codes,
 )
@@ -98,6 +99,7 @@ def build_graph(
     move_transposes(graph)
     drop_dead(graph)
     transpose_codes(graph)
+    pick_parts(graph)
     merge_reshapes(graph)
     drop_dead(graph)
     narrow_splits(graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgekit.backends.tflite.ir import Graph, Operator, Tensor, reshape
@@ -12,6 +14,7 @@ __all__ = [
     "half_weights",
     "merge_reshapes",
     "narrow_splits",
+    "pick_parts",
     "separate_ports",
     "transpose_codes",
 ]
@@ -90,6 +93,58 @@ def drop_dead(graph: Graph) -> None:
             kept.append(op)
             wanted.update(tensor for tensor in op.inputs if tensor is not None)
     graph.operators = kept[::-1]
+
+
+def pick_parts(graph: Graph) -> None:
+    """Before: SLICE of what CONCATENATION (and RESHAPE) made of several parts, where it is one whole part.
+
+    After: RESHAPE of that part: the last step of a recurrent layer needs none of the others gathered.
+    Must not change: values, ports.
+    """
+    producers = graph.producers()
+    for index, op in enumerate(graph.operators):
+        span = _span(op) if op.kind == "SLICE" else None
+        part = _part_at(op.inputs[0], span, producers) if span is not None else None
+        if part is not None and (part.dtype, part.quant) == (op.output.dtype, op.output.quant):
+            graph.operators[index] = reshape(part, op.output, origin=op.origin)
+
+
+def _span(op: Operator) -> tuple[int, int] | None:
+    """(begin, count) of the elements that a SLICE takes, in row-major order, when they lie in one piece."""
+    x, begin, size = op.inputs
+    if x is None or begin is None or size is None or begin.data is None or size.data is None:
+        return None
+    starts, counts = begin.data.tolist(), list(op.output.shape)
+    free = next((axis for axis, count in enumerate(counts) if count != 1), len(counts))
+    if any(counts[axis] != x.shape[axis] for axis in range(free + 1, len(counts))):
+        return None
+    return int(np.ravel_multi_index(starts, x.shape)), op.output.size
+
+
+def _part_at(
+    x: Tensor | None, span: tuple[int, int], producers: Mapping[Tensor, Operator]
+) -> Tensor | None:
+    """The tensor that is exactly `span` of `x`, found behind reshapes and concatenations; None for none."""
+    begin, count = span
+    while x is not None and (begin, count) != (0, x.size):
+        made_by = producers.get(x)
+        if made_by is not None and made_by.kind == "RESHAPE":
+            x = made_by.inputs[0]
+            continue
+        if made_by is None or made_by.kind != "CONCATENATION":
+            return None
+        axis = int(made_by.options["axis"]) % len(x.shape)  # type: ignore[arg-type]
+        if any(dim != 1 for dim in x.shape[:axis]):
+            return None
+        for part in made_by.inputs:
+            assert part is not None
+            if begin < part.size:
+                x = part
+                break
+            begin -= part.size
+        if begin + count > x.size:
+            return None
+    return x
 
 
 def narrow_splits(graph: Graph) -> None:

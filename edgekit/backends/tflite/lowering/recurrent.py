@@ -56,12 +56,12 @@ class _Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cell:
-    """`parts` splits R by gates; `step` gives the new states from a projected input (B, gates*H)."""
+    """`parts` splits R by gates; `step` gives the new states from a projected input, (B, part*H) of each."""
 
     parts: tuple[int, ...]
     states: int
     activations: tuple[str, ...]
-    step: Callable[[Op, _Weights, Tensor, States], list[Tensor]]
+    step: Callable[[Op, _Weights, list[Tensor], States], list[Tensor]]
 
 
 def _recurrent(cell: _Cell) -> Callable[[Op], None]:
@@ -95,11 +95,11 @@ def _direction(
     steps, batch, size = x.shape
     weights = _read_weights(op, cell, index, activations)
     states: States = [_initial(op, 5 + i, index) for i in range(cell.states)]
-    rows = linear(op, view(op, x, (steps * batch, size)), weights.w, weights.bias)
+    rows = _projected(op, cell, view(op, x, (steps * batch, size)), weights)
     backward = op.attr("direction", "forward") == "reverse" or index == 1
     outputs: dict[int, Tensor] = {}
     for t in reversed(range(steps)) if backward else range(steps):
-        new = cell.step(op, weights, cut(op, rows, 0, t * batch, batch), states)
+        new = cell.step(op, weights, [cut(op, part, 0, t * batch, batch) for part in rows], states)
         outputs[t] = new[0]
         alive = _alive(op, t, steps)
         if alive is not None:
@@ -110,6 +110,17 @@ def _direction(
     y = concat(op, [outputs[t] for t in range(steps)], 0)
     final = [view(op, s, (1, batch, weights.hidden)) for s in states if s is not None]
     return view(op, y, (steps, 1, batch, weights.hidden)), final
+
+
+def _projected(op: Op, cell: _Cell, rows: Tensor, weights: _Weights) -> list[Tensor]:
+    """W·x of all steps at once, (T*B, part*H) for each part of the gates: no step has to take them apart."""
+    found, begin = [], 0
+    for count in cell.parts:
+        first, size = begin * weights.hidden, count * weights.hidden
+        bias = None if weights.bias is None else cut(op, weights.bias, 0, first, size)
+        found.append(linear(op, rows, cut(op, weights.w, 0, first, size), bias))
+        begin += count
+    return found
 
 
 def _read_weights(op: Op, cell: _Cell, index: int, activations: list[Function]) -> _Weights:
@@ -213,15 +224,15 @@ def _recur(op: Op, x: Tensor, h: Tensor | None, r: Tensor) -> Tensor:
     )
 
 
-def _rnn_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+def _rnn_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
     (f,) = weights.functions
-    return [f(_recur(op, x, states[0], weights.r[0]))]
+    return [f(_recur(op, x[0], states[0], weights.r[0]))]
 
 
-def _lstm_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+def _lstm_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
     f, g, h = weights.functions
     hidden, cell = states
-    i, o, forget, c = chunks(op, _recur(op, x, hidden, weights.r[0]), 4)
+    i, o, forget, c = chunks(op, _recur(op, x[0], hidden, weights.r[0]), 4)
     i = f(_peep(op, weights, 0, i, cell))
     candidate = mul(op, i, g(c))
     if cell is not None:
@@ -241,12 +252,12 @@ def _peep(op: Op, weights: _Weights, gate: int, x: Tensor, cell: Tensor | None) 
     return add(op, x, mul(op, cell, weights.peepholes[gate]))
 
 
-def _gru_step(op: Op, weights: _Weights, x: Tensor, states: States) -> list[Tensor]:
+def _gru_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
     f, g = weights.functions
-    (h,), size = states, weights.hidden
+    (h,) = states
     r_gates, r_candidate = weights.r
-    z, r = chunks(op, f(_recur(op, cut(op, x, 1, 0, 2 * size), h, r_gates)), 2)
-    candidate = cut(op, x, 1, 2 * size, size)
+    gates, candidate = x
+    z, r = chunks(op, f(_recur(op, gates, h, r_gates)), 2)
     if op.attr("linear_before_reset", 0):
         recurrent = weights.r_bias if h is None else linear(op, h, r_candidate, weights.r_bias)
         if recurrent is not None:
