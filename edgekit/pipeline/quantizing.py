@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit.core.codec import encode
@@ -13,7 +14,7 @@ from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
 from edgekit.pipeline.cache import cached_folder, partial_result
 from edgekit.pipeline.job import Job
 
-__all__ = ["calibration_of", "policy_of", "quantized_graph", "quantized_graphs"]
+__all__ = ["calibration_of", "evened_out", "policy_of", "quantized_graph", "quantized_graphs"]
 
 
 def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
@@ -24,14 +25,47 @@ def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
     graphs = {k: _quantize_weights(job, p) for k, p in policies.items() if isinstance(p, WeightPolicy)}
     if not calibrated or job.recipe.calibration is None:
         return graphs
-    ranges = _calibrate(job, [p for p in calibrated.values() if isinstance(p, Int8Policy)])
+    int8 = [p for p in calibrated.values() if isinstance(p, Int8Policy)]
+    job = evened_out(job, int8)
+    ranges = _calibrate(job, int8)
     quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
     return graphs | quantized
 
 
 def quantized_graph(job: Job, policy: Int8Policy) -> Path:
     """The quantized graph of one policy, as the job's recipe wants it, in the job's `work` folder."""
+    job = evened_out(job, [policy])
     return _quantize(job, policy, _calibrate(job, [policy]))
+
+
+def evened_out(job: Job, policies: list[Int8Policy]) -> Job:
+    """The job with the float graph that is quantized: the canonical one, its channels evened out if asked.
+
+    A graph of the same function, equalized and smoothed as the recipe says, for all of `policies`.
+    """
+    options = job.recipe.quantization
+    if not (options.equalize or options.smooth):
+        return job
+    ranges = _calibrate(job, policies)
+    arguments = {"model": str(job.model.path), "calibration": str(ranges), "options": encode(options)}
+    label = "even out channels"
+
+    def build(folder: Path) -> None:
+        out = str(folder / "model.onnx")
+        job.runner.run("edgekit.quantize.tuning:even_out_file", {**arguments, "out": out}, label=label)
+
+    inputs = {
+        "model": job.model.digest,
+        "calibration": digest_file(ranges),
+        "equalize": options.equalize,
+        "smooth": options.smooth,
+        "versions": {"numpy": installed_version("numpy")},
+    }
+    folder, cached = cached_folder("even-out", version=1, inputs=inputs, build=build)
+    if cached:
+        job.runner.on_event(Event(step=label, state="cached"))
+    path = folder / "model.onnx"
+    return replace(job, model=replace(job.model, path=path, digest=digest_file(path)))
 
 
 def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy | None:
@@ -40,7 +74,10 @@ def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy
 
 
 def calibration_of(job: Job, policies: list[Int8Policy]) -> Path:
-    """The `Calibration` file of the job's samples for these policies, made once."""
+    """The `Calibration` file of the job's samples for these policies, made once.
+
+    It is that of the job's own graph: ask with the job that `evened_out` gives where that is quantized.
+    """
     return _calibrate(job, policies)
 
 

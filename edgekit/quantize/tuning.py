@@ -18,15 +18,17 @@ from edgekit.core.model import Signature
 from edgekit.core.packages import require
 from edgekit.core.recipe import CalibrationOptions, QuantizationOptions
 from edgekit.core.target import Int8Policy
+from edgekit.quantize.algorithms.empirical_bias import correct_biases
+from edgekit.quantize.algorithms.equalization import Equalized, equalize, smooth
 from edgekit.quantize.calibrate import Calibration, read_calibration
-from edgekit.quantize.qdq import quantize
+from edgekit.quantize.qdq import code_weights, quantize
 from edgekit.quantize.rounding import learn_rounding
 from edgekit.quantize.weight_coding import CodedWeight
 
 if TYPE_CHECKING:
     from edgekit.core.samples import Samples
 
-__all__ = ["Tuning", "quantize_file", "tune"]
+__all__ = ["Tuning", "even_out", "even_out_file", "quantize_file", "tune"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,27 @@ def quantize_file(
     return {"tensors": len(placement.tensors), "weights": len(placement.weighted)}
 
 
+def even_out_file(*, model: str, calibration: str, options: dict[str, Any], out: str) -> dict[str, Any]:
+    """Step: write `model` with its channels evened out to `out`; says which activations were scaled."""
+    onnx = require("onnx", needed_for="quantization")
+    chosen = decode(QuantizationOptions, options, where="quantization")
+    even = even_out(onnx.load(model), read_calibration(Path(calibration)), chosen)
+    with atomic_file(Path(out)) as temporary:
+        temporary.write_bytes(even.model.SerializeToString(deterministic=True))
+    return {"tensors": list(even.tensors)}
+
+
+def even_out(model: Any, calibration: Calibration, options: QuantizationOptions) -> Equalized:
+    """A ModelProto of the same function, equalized and smoothed as `options` say; calibrate it again."""
+    even = Equalized(model=model, tensors=())
+    if options.equalize:
+        even = equalize(model, calibration.channels)
+    if options.smooth:
+        smoothed = smooth(even.model, calibration.channels, largest_share=options.smooth)
+        even = Equalized(model=smoothed.model, tensors=(*even.tensors, *smoothed.tensors))
+    return even
+
+
 class _Again:
     """The calls of samples, from the start each time they are iterated."""
 
@@ -97,4 +120,7 @@ def tune(
     coded = None
     if options.rounding == "learned":
         coded = learn_rounding(model, batches, calibration=calibration, policy=policy, options=options)
+    if options.bias_correction == "empirical":
+        plain = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
+        coded = correct_biases(model, batches, plain, calibration=calibration, policy=policy, options=options)
     return Tuning(calibration=calibration, coded=coded)
