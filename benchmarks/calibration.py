@@ -1,41 +1,67 @@
-"""Time and peak memory of calibration beside ONNX Runtime's `quantize_static`: same model, same samples.
+"""Time and peak memory of calibration beside plain inference, ONNX Runtime's calibrators and NNCF.
 
-Each measurement is a process of its own; peak memory is that process's VmHWM. The samples are made as they
-are asked for (seeded noise smoothed into picture-like fields), so that neither side holds them. The order of
-the contenders turns with every repetition; figures are medians. Prints JSON.
+One network, the same samples, made as they are asked for (seeded noise smoothed into picture-like fields), so
+that no contender holds them. Each measurement is a process of its own; the order turns with every round.
 
-    python benchmarks/calibration.py --samples 32 256 --methods minmax percentile
+Plain inference is a session with default settings that answers every sample. `pass` is the time over the
+samples alone: for edgekit from a session that stands to ranges chosen, for ONNX Runtime's calibrators from
+the augmented graph to ranges. `whole` counts what comes before it, too (graph, optimization, session), on
+both sides; imports count on neither. NNCF does not calibrate by itself: its row is all of `nncf.quantize`.
+Ratios are to plain inference in the same round, of wall-clock time and of CPU time; peak memory is the
+process's VmHWM.
+
+    python benchmarks/calibration.py --samples 32 256 1000 --methods auto minmax
+    python benchmarks/calibration.py --quick
+
+ONNX Runtime's histogram methods keep every activation of every sample: they run on at most
+--histogram-samples. NNCF needs an environment of its own, made under build/peers on the first run, or named
+by --nncf PYTHON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "support")]
+
+from peers import Cell, install, json_of  # noqa: E402
+from quantizers import ENVIRONMENTS  # noqa: E402
+
 SIDE = 224
+METHODS = ("auto", "minmax", "moving-average", "percentile", "mse", "entropy")
+PEERS = ("onnxruntime", "nncf")
+ORT_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 # expansion, output channels, repeats, stride of the inverted residuals of MobileNetV2
 BLOCKS = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
 )  # fmt: skip
+Case = tuple[str, str, int]  # contender, method, samples
 
 
 def main() -> None:
-    """Run every contender in a child process and print the figures."""
+    """Run every case in a child process and print the figures."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("--samples", type=int, nargs="+", default=[32, 256])
-    parser.add_argument("--methods", nargs="+", choices=("minmax", "percentile"), default=["minmax"])
+    parser.add_argument("--samples", type=int, nargs="+", default=[32, 256, 1000])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--histogram-samples", type=int, default=32)
+    parser.add_argument("--nncf", help="the interpreter of an environment with NNCF")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="32 samples, one round, no NNCF")
     parser.add_argument("--model", type=Path, help="an ONNX file (default: a MobileNetV2-like network)")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -43,46 +69,70 @@ def main() -> None:
         who, method, samples, model = options.child
         print(json.dumps(measure(who, method, int(samples), Path(model))))
         return
+    if options.quick:
+        options.samples, options.repeat, options.peers = [32], 1, [p for p in options.peers if p != "nncf"]
+    pythons, missing = interpreters(options)
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or write_mobilenet(Path(folder) / "model.onnx")
-        print(json.dumps(compare(model, options.samples, options.methods, options.repeat), indent=2))
+        rows = compare(model, cases(options, pythons), options.repeat, pythons)
+        size = round(model.stat().st_size / 2**20, 1)
+    found = {"model_mib": size, "side": SIDE, "cores": os.cpu_count(), **missing, "rows": rows}
+    print(json.dumps(found, indent=2))
 
 
-def compare(model: Path, counts: list[int], methods: list[str], repeat: int) -> dict[str, Any]:
-    """Medians over `repeat` rounds; in each round every contender runs once, the order turning."""
-    cases = [("inference", "none", n) for n in counts]
-    cases += [(who, method, n) for method in methods for n in counts for who in ("edgekit", "onnxruntime")]
-    found: dict[tuple[str, str, int], list[dict[str, float]]] = {case: [] for case in cases}
+def interpreters(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
+    """Who runs in which Python, and why a peer is missing."""
+    if "nncf" not in options.peers:
+        return {}, {}
+    try:
+        python = options.nncf or install(ENVIRONMENTS["nncf"], ROOT / "build" / "peers" / "nncf")
+    except RuntimeError as err:
+        return {}, {"not_installed": {"nncf": str(err)}}
+    return {"nncf": python}, {}
+
+
+def cases(options: argparse.Namespace, pythons: dict[str, str]) -> list[Case]:
+    """What is measured; a peer only where it can run."""
+    found: list[Case] = [("inference", "none", n) for n in options.samples]
+    found += [("edgekit", m, n) for m in options.methods for n in options.samples]
+    if "onnxruntime" in options.peers:
+        for method in (m for m in options.methods if m in ORT_METHODS):
+            limit = max(options.samples) if method == "minmax" else options.histogram_samples
+            found += [("onnxruntime", method, n) for n in options.samples if n <= limit]
+    if "nncf" in pythons:
+        found += [("nncf", "default", n) for n in options.samples]
+    return found
+
+
+def compare(model: Path, wanted: list[Case], repeat: int, pythons: dict[str, str]) -> list[Cell]:
+    """One row a case: medians over `repeat` rounds, the order of the cases turning."""
+    found: dict[Case, list[Cell]] = {case: [] for case in wanted}
     for turn in range(repeat):
-        for case in cases[turn % len(cases) :] + cases[: turn % len(cases)]:
+        for case in wanted[turn % len(wanted) :] + wanted[: turn % len(wanted)]:
             print(f"round {turn + 1}/{repeat}: {case[0]} {case[1]} {case[2]} samples", file=sys.stderr)
-            found[case].append(in_child(*case, model))
-    rows = []
-    for (who, method, n), runs in found.items():
-        seconds = statistics.median(r["seconds"] for r in runs)
-        plain = statistics.median(r["seconds"] for r in found["inference", "none", n])
-        rows.append(
-            {
-                "contender": who,
-                "method": method,
-                "samples": n,
-                "seconds": round(seconds, 3),
-                "times_plain_inference": round(seconds / plain, 2),
-                "peak_memory_mib": round(statistics.median(r["peak_mib"] for r in runs), 1),
-                "runs": len(runs),
-            }
-        )
-    return {"model_mib": round(model.stat().st_size / 2**20, 1), "side": SIDE, "rows": rows}
+            python = pythons.get(case[0], sys.executable)
+            command = [python, __file__, "--child", *map(str, case), str(model)]
+            found[case].append(json_of(command, limit_s=1800))
+    return [row(case, found[case], found["inference", "none", case[2]]) for case in wanted]
 
 
-def in_child(who: str, method: str, samples: int, model: Path) -> dict[str, float]:
-    """One measurement in a fresh process."""
-    command = [sys.executable, __file__, "--child", who, method, str(samples), str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{who} {method} with {samples} samples failed:\n{done.stderr}")
-    answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+def row(case: Case, runs: list[Cell], plain: list[Cell]) -> Cell:
+    """Medians of the runs that went well, and of their ratios to plain inference in the same round."""
+    line: Cell = {"contender": case[0], "method": case[1], "samples": case[2], "runs": len(runs)}
+    bad = [r for r in (*runs, *plain) if r["outcome"] != "ok"]
+    if bad:
+        return {**line, **bad[0]}
+
+    def middle(values: list[float], digits: int) -> float:
+        return round(statistics.median(values), digits)
+
+    for part in ("pass", "whole"):
+        seconds, cpu = f"{part}_s", f"{part}_cpu_s"
+        line[seconds] = middle([r[seconds] for r in runs], 3)
+        for name, key in ((f"{part}_ratio", seconds), (f"{part}_cpu_ratio", cpu)):
+            line[name] = middle([r[key] / p[key] for r, p in zip(runs, plain, strict=True)], 2)
+    line["peak_memory_mib"] = middle([r["peak_mib"] for r in runs], 1)
+    return line
 
 
 def pictures(count: int) -> Iterator[dict[str, np.ndarray]]:
@@ -92,71 +142,131 @@ def pictures(count: int) -> Iterator[dict[str, np.ndarray]]:
         yield {"image": np.kron(coarse, np.ones((1, 1, 8, 8))).astype(np.float32)}
 
 
-def measure(who: str, method: str, samples: int, model: Path) -> dict[str, float]:
-    """Seconds of the whole quantization (or of plain inference) and the peak memory of this process."""
-    started = time.perf_counter()
-    if who == "inference":
-        import onnxruntime
+class Clock:
+    """Wall-clock and CPU seconds of a process, its threads and children included, since it was made."""
 
+    def __init__(self) -> None:
+        self.started, self.used = time.perf_counter(), self.cpu()
+
+    @staticmethod
+    def cpu() -> float:
+        """CPU seconds so far."""
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(u.ru_utime + u.ru_stime for u in used)
+
+    def read(self, part: str) -> Cell:
+        """Both, as `<part>_s` and `<part>_cpu_s`."""
+        seconds = time.perf_counter() - self.started
+        return {f"{part}_s": seconds, f"{part}_cpu_s": self.cpu() - self.used}
+
+
+def measure(who: str, method: str, samples: int, model: Path) -> Cell:
+    """Seconds of one contender over the samples, and the peak memory of this process."""
+    prepare = {"inference": infers, "edgekit": edgekit, "onnxruntime": onnxruntime_calibrates, "nncf": nncf}
+    run = prepare[who]()
+    whole = Clock()
+    start = run(method, model)
+    only = Clock()
+    start(samples)
+    return {**only.read("pass"), **whole.read("whole"), "peak_mib": peak_mib()}
+
+
+Start = Callable[[int], None]
+Prepare = Callable[[str, Path], Start]
+
+
+def infers() -> Prepare:
+    """Plain inference."""
+    import onnxruntime
+
+    def prepare(method: str, model: Path) -> Start:
         session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-        started = time.perf_counter()
-        for inputs in pictures(samples):
-            session.run(None, inputs)
-    elif who == "edgekit":
-        edgekit_quantizes(method, samples, model)
-    else:
-        onnxruntime_quantizes(method, samples, model)
-    return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib()}
+
+        def start(samples: int) -> None:
+            for inputs in pictures(samples):
+                session.run(None, inputs)
+
+        return start
+
+    return prepare
 
 
-def edgekit_quantizes(method: str, samples: int, model: Path) -> None:
-    """Calibration and the QDQ graph, written to a file."""
+def edgekit() -> Prepare:
+    """Our calibration, for ONNX Runtime's policy."""
     import onnx
+    import onnxruntime  # noqa: F401
 
     from edgekit.core.target import load_target
-    from edgekit.quantize.calibrate import calibrate
+    from edgekit.quantize.calibrate import CalibrationRun
     from edgekit.quantize.observers import Method
-    from edgekit.quantize.qdq import quantize
 
     policy = load_target("onnxruntime").int8
     assert policy is not None
-    graph = onnx.load(str(model))
-    found = calibrate(graph, pictures(samples), policies=[policy], method=Method(name=method))
-    quantized, _ = quantize(graph, calibration=found, policy=policy)
-    with tempfile.TemporaryDirectory() as folder:
-        onnx.save(quantized, f"{folder}/q.onnx")
+
+    def prepare(method: str, model: Path) -> Start:
+        run = CalibrationRun(onnx.load(str(model)), policies=[policy], method=Method(name=method))
+
+        def start(samples: int) -> None:
+            run.feed(pictures(samples))
+            run.result()
+
+        return start
+
+    return prepare
 
 
-def onnxruntime_quantizes(method: str, samples: int, model: Path) -> None:
-    """`quantize_static` with the format and dtypes that fuse on x86."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+def onnxruntime_calibrates() -> Prepare:
+    """The calibrators behind `quantize_static`, as it calls them."""
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
+        def __init__(self, samples: int) -> None:
             self.source = pictures(samples)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.source, None)
 
-    chosen = CalibrationMethod.MinMax if method == "minmax" else CalibrationMethod.Percentile
-    with tempfile.TemporaryDirectory() as folder:
-        quantize_static(
-            str(model),
-            f"{folder}/q.onnx",
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=chosen,
-        )
+    def prepare(method: str, model: Path) -> Start:
+        chosen = CalibrationMethod[ORT_METHODS[method]]
+        operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+        augmented = str(model.parent / f"augmented-{os.getpid()}.onnx")
+        calibrator = create_calibrator(model, operators, augmented, calibrate_method=chosen)
+
+        def start(samples: int) -> None:
+            calibrator.collect_data(Reader(samples))
+            calibrator.compute_data()
+
+        return start
+
+    return prepare
+
+
+def nncf() -> Prepare:
+    """`nncf.quantize` at its defaults, over every sample: statistics and the quantized graph."""
+    import nncf as peer
+    import onnx
+
+    class Again:
+        def __init__(self, samples: int) -> None:
+            self.samples = samples
+
+        def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+            return pictures(self.samples)
+
+        def __len__(self) -> int:
+            return self.samples
+
+    def prepare(method: str, model: Path) -> Start:
+        graph = onnx.load(str(model))
+
+        def start(samples: int) -> None:
+            peer.quantize(graph, peer.Dataset(Again(samples)), subset_size=samples)
+
+        return start
+
+    return prepare
 
 
 def peak_mib() -> float:
