@@ -144,8 +144,9 @@ def validate(
 ) -> Report:
     """Judge every artifact under `output` beside the source on the same samples; updates its report.
 
-    `data` is a path, a `DataSource`, arrays by input name and "labels", or an iterable of samples. A limit that is given joins those
-    the report was judged by before. Raises `EdgekitError`; the report on disk stays as it was then.
+    `data` is a path, a `DataSource`, arrays by input name and "labels", or an iterable of samples. A limit
+    that is given joins those the report was judged by before. Raises `EdgekitError`; the report on disk stays
+    as it was then.
     """
     out = Path(output)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:

@@ -10,7 +10,14 @@ from typing import Any
 from edgekit.core.codec import encode
 from edgekit.core.model import Signature
 from edgekit.core.recipe import DataSource, Recipe
-from edgekit.core.samples.spec import ArrayOptions, ImageOptions, SampleSpec, load_spec
+from edgekit.core.samples.spec import (
+    ArrayOptions,
+    AudioOptions,
+    ImageOptions,
+    SampleSpec,
+    TableOptions,
+    load_spec,
+)
 from edgekit.errors import UsageError
 
 __all__ = ["NOTHING", "About", "check_labels", "read_about"]
@@ -18,20 +25,23 @@ __all__ = ["NOTHING", "About", "check_labels", "read_about"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """`labels`: the names of the classes, in the order of the scores. `image` and `array`: the preprocessing
-    of the samples, where a sample spec says it; `summary`: that spec's own line.
+    """`labels`: the names of the classes, in the order of the scores. `image`, `array`, `table` and `audio`:
+    the preprocessing of the samples, where a sample spec says it; `summary`: that spec's own line.
     """
 
     labels: tuple[str, ...] = ()
     image: ImageOptions | None = None
     array: ArrayOptions | None = None
+    table: TableOptions | None = None
+    audio: AudioOptions | None = None
     summary: str = ""
 
     def preprocessing(self) -> dict[str, Any]:
-        """As the manifest has it: {"kind": "image" or "array", the options of that table}; or empty."""
-        if self.image is not None:
-            return {"kind": "image", **encode(self.image)}
-        return {"kind": "array", **encode(self.array)} if self.array is not None else {}
+        """As the manifest has it: {"kind": "image", "array", "table" or "audio", its options}; or empty."""
+        for kind in ("image", "array", "table", "audio"):
+            if (options := getattr(self, kind)) is not None:
+                return {"kind": kind, **encode(options)}
+        return {}
 
 
 NOTHING = About()
@@ -44,7 +54,14 @@ def read_about(recipe: Recipe) -> About:
     """
     labels = _labels(Path(recipe.labels)) if recipe.labels else ()
     for spec in _specs(recipe):
-        return About(labels=labels, image=spec.image, array=spec.array, summary=spec.summary)
+        return About(
+            labels=labels,
+            image=spec.image,
+            array=spec.array,
+            table=spec.table,
+            audio=spec.audio,
+            summary=spec.summary,
+        )
     return About(labels=labels)
 
 

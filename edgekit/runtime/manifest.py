@@ -50,8 +50,8 @@ class Manifest:
     `model` is the file the engine loads, `files` maps every file of the artifact to its SHA-256. `options`
     go to the engine at load; `requires` names hardware it cannot run without ("cuda"). `source_digest` is
     the SHA-256 of the canonical model it was lowered from; `notes` declares approximations. `labels` are the
-    names of the classes, in the order of the scores. `preprocessing` says how a picture (or a stored array)
-    becomes an input, as the [image] (or [array]) table of a sample spec does; empty when nobody said.
+    names of the classes, in the order of the scores. `preprocessing` says how a picture, array, row or sound
+    becomes an input, as that table of a sample spec does ("kind" names it); empty when nobody said.
     `dynamic` has "size" and "step" of each named dimension: it may be size plus or minus whole steps.
     `signatures` has the ports of each signature when the file has several; `inputs` and `outputs` are those
     of `signature` ("": the only one), in a manifest on disk the first.

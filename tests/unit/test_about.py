@@ -100,3 +100,19 @@ image = ["batch", "", "height"]
     assert loaded.labels == str(tmp_path / "labels.txt")
     assert loaded.layout == "source"
     assert loaded.source.dynamic == {"image": ("batch", "", "height")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "expected"),
+    [
+        ("table", "mean = [1.0, 2.0]\nstd = 4.0", {"mean": [1.0, 2.0], "std": 4.0, "columns": {}}),
+        ("audio", "rate = 16000\nwindow = 512", {"rate": 16000, "window": 512, "channels": "mono"}),
+    ],
+)
+def test_the_preparation_of_tables_and_sounds_goes_into_the_manifest_too(kind, table, expected, tmp_path):
+    text = f'schema = 1\nname = "x"\nkind = "{kind}"\n[{kind}]\n{table}\n'
+    (tmp_path / "spec.toml").write_text(text, encoding="utf-8")
+    data = DataSource(path="data/", preprocessing=str(tmp_path / "spec.toml"))
+    found = read_about(recipe(calibration=CalibrationOptions(data=data))).preprocessing()
+    assert found["kind"] == kind
+    assert expected.items() <= found.items()

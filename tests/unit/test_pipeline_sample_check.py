@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wrong_samples_are_reported_and_right_ones_are_not(model: Path, tmp_path: Path) -> None:
     out, heard = tmp_path / "out", []
     report = edgekit.convert(
-        model, targets=["onnxruntime"], precisions=["int8"], output=out, calibration={"image": crops(20, 1)},
+        model, targets=["onnxruntime"], precisions=["int8"], output=out, calibration=iter(crops(20, 1)),
         on_event=heard.append,
     )  # fmt: skip
     [warning] = report.warnings
