@@ -30,8 +30,10 @@ $(PACKAGES): pyproject.toml constraints.txt tests/data-requirements.txt
 	@$(PIP) install --no-deps -r tests/data-requirements.txt
 	@touch $@
 
+# Tests read Keras and TensorFlow models, too. tf-keras would bring a second TensorFlow beside tensorflow-cpu.
 $(TOOLS): $(PACKAGES)
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@$(PIP) install --no-deps "$$(grep '^tf-keras==' constraints.txt)"
 	@touch $@
 
 demo: $(PACKAGES)

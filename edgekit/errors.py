@@ -192,7 +192,9 @@ def error_from_json(data: dict[str, Any]) -> EdgekitError:
     if kind == "UsageError":
         return UsageError(message, problems=data.get("problems", ()), **place)
     if kind == "MissingPackage":
-        return MissingPackage(data["package"], extra=data["extra"], needed_for=data.get("needed_for", ""))
+        missing = MissingPackage(data["package"], extra=data["extra"], needed_for=data.get("needed_for", ""))
+        missing.where, missing.hint = place["where"], place["hint"] or missing.hint
+        return missing
     if kind == "Unsupported":
         return Unsupported(message, reasons=[Reason(**reason) for reason in data.get("reasons", ())], **place)
     if kind == "StepError":

@@ -31,13 +31,17 @@ Metric = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", 
 class SourceOptions:
     """The trained model.
 
-    `model`: an ONNX file, `module.py:factory`, a `.pt2` or a TorchScript file. `state`: a state-dict file for
-    the factory's module. `trust`: allow files that can run code at load. `shapes`: input name -> fixed shape.
+    `model`: an ONNX file, a Keras file, a SavedModel folder, `module.py:factory`, a `.pt2` or a TorchScript
+    file. `state`: a state-dict file for the factory's module. `signature`: which of a SavedModel's.
+    `custom_objects`: a Python file with the layers that a Keras file needs. `trust`: allow files that can run
+    code at load. `shapes`: input name -> fixed shape.
     `dynamic`: input name -> a name for each leading dimension that stays dynamic, "" for those that do not.
     """
 
     model: str
     state: str = ""
+    signature: str = ""
+    custom_objects: str = ""
     trust: bool = False
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dynamic: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -12,10 +12,15 @@ from edgekit.errors import UsageError
 
 __all__ = ["detect", "digest_source", "require_trust", "split_factory"]
 
-_ALLOWED = "an ONNX file (.onnx), module.py:factory, a torch.export archive (.pt2) or TorchScript (.pt, .ts)"
+_ALLOWED = (
+    "an ONNX file (.onnx), a Keras file (.keras, .h5), a SavedModel folder, module.py:factory, "
+    "a torch.export archive (.pt2) or TorchScript (.pt, .ts)"
+)
+_KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _TORCH_SUFFIXES = (
     ".bin", ".ckpt", ".jit", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts",
 )  # fmt: skip
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _CAN_RUN_CODE: dict[ModelFormat, str] = {
     "torchscript": "a TorchScript file",
     "torch-export": "a torch.export archive (.pt2)",
@@ -46,10 +51,14 @@ def detect(source: str) -> ModelFormat:
         _require_file(path, source)
         return "torch"
     path = Path(source)
+    if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        return "saved-model"
     _require_file(path, source)
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return "onnx"
+    if suffix in _KERAS_SUFFIXES:
+        return _keras_file(path)
     if suffix in _TORCH_SUFFIXES:
         return _torch_file(path)
     raise UsageError(f"edgekit reads no {suffix or 'such'!r} files", where=source, hint=f"give {_ALLOWED}")
@@ -69,14 +78,18 @@ def require_trust(kind: ModelFormat, options: SourceOptions) -> None:
 
 
 def digest_source(kind: ModelFormat, options: SourceOptions, parts: list[str]) -> str:
-    """SHA-256 over the files of a source: the model's own, the state file, and `parts` (external data).
+    """SHA-256 over the files of a source: its own, the state file, custom objects, `parts` (external data).
 
-    One file gives the digest of its bytes. Names count by their last component, so a moved model keeps its
-    digest. Python modules that the factory's file imports are not part of it.
+    One file gives the digest of its bytes. Names count by their last component, those in a SavedModel by
+    their place in it, so a moved model keeps its digest. Python modules that the factory's file imports are
+    not part of it.
     """
-    model = str(split_factory(options.model)[0]) if kind == "torch" else options.model
-    files = [model, *([options.state] if options.state else []), *parts]
-    digests = [[Path(name).name, digest_file(Path(name))] for name in files]
+    model = Path(split_factory(options.model)[0] if kind == "torch" else options.model)
+    own = [(model.name, model)]
+    if kind == "saved-model":
+        own = [(f.relative_to(model).as_posix(), f) for f in sorted(model.rglob("*")) if f.is_file()]
+    beside = [Path(name) for name in (options.state, options.custom_objects, *parts) if name]
+    digests = [[name, digest_file(file)] for name, file in (*own, *((f.name, f) for f in beside))]
     return digests[0][1] if len(digests) == 1 else digest_json(digests)
 
 
@@ -87,6 +100,23 @@ def _require_file(path: Path, source: str) -> None:
         raise UsageError("this is a folder, a file is needed", where=source, hint=f"give {_ALLOWED}")
     if path.stat().st_size == 0:
         raise UsageError("the file is empty", where=source, hint="copy or download it again")
+
+
+def _keras_file(path: Path) -> ModelFormat:
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    archive = head[:2] == b"PK"
+    if archive and not zipfile.is_zipfile(path):
+        raise UsageError(
+            "the archive is truncated or damaged", where=str(path), hint="copy or download it again"
+        )
+    if not archive and head != _HDF5_MAGIC:
+        raise UsageError(
+            f"not a Keras file: it starts with {head!r}", where=str(path), hint=f"give {_ALLOWED}"
+        )
+    if archive and path.suffix.lower() != ".keras":
+        raise UsageError("a zip archive, not HDF5", where=str(path), hint="a Keras archive is named .keras")
+    return "keras"
 
 
 def _torch_file(path: Path) -> ModelFormat:

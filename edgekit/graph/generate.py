@@ -41,9 +41,10 @@ class _Meaning:
 def generate_inputs(model_path: str | Path, seed: int) -> dict[str, NDArray[Any]]:
     """One input set for an ONNX file with static inputs: the same for the same graph and seed.
 
-    Floats are standard normal. An integer that indexes a table (Gather) lies within its rows, one that is
-    compared (Equal) takes the constants it is compared with, one that becomes bool or decides a Where is
-    0 or 1; other integers are 0 to 7, codes of int8 and uint8 their whole range. Booleans are half true.
+    Floats are standard normal. An integer (or a float that is cast) that indexes a table (Gather) lies within
+    its rows, one that is compared (Equal) takes the constants it is compared with, one that becomes bool or
+    decides a Where is 0 or 1; other integers are 0 to 7, codes of int8 and uint8 their whole range. Booleans
+    are half true.
     Raises `UsageError` for an input with a dynamic dimension or no numbers.
     """
     onnx = require("onnx")
@@ -70,6 +71,10 @@ def _values(
     graph: GraphProto, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator
 ) -> NDArray[Any]:
     if dtype.kind == "f":
+        table = _Meaning()  # ids may come as floats (Keras' default) and be cast
+        _trace(graph, name, 0, table, set())
+        if table.rows:
+            return rng.integers(0, max(1, min(table.rows)), shape).astype(dtype)
         return rng.standard_normal(shape).astype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5

@@ -18,6 +18,7 @@ from edgekit.core.recipe import SourceOptions
 from edgekit.errors import MissingPackage, Reason, StepError, Unsupported, UsageError
 from edgekit.formats import detect, digest_source, require_trust
 from edgekit.graph.compare import Difference, first_difference
+from edgekit.pipeline import reading_tf
 from edgekit.pipeline.reading_dynamic import read_dynamic
 from edgekit.pipeline.steps import StepRunner
 
@@ -25,6 +26,13 @@ __all__ = ["prepare_onnx", "read_model"]
 
 _FOLDED, _UNFOLDED = "model.onnx", "unfolded.onnx"
 _INPUT_SETS = 2  # generated for an ONNX source
+_EXPORTERS: dict[ModelFormat, tuple[str, ...]] = {  # in the order they are tried
+    "torch": ("legacy", "dynamo"),
+    "torchscript": ("legacy",),
+    "torch-export": ("dynamo",),
+    "keras": reading_tf.BATCHES,
+    "saved-model": reading_tf.BATCHES,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +63,7 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
         )
     kind = detect(source.model)
     require_trust(kind, source)
-    if source.state and kind != "torch":
-        raise UsageError(
-            "--state belongs to module.py:factory; this file holds its weights itself", where=source.model
-        )
+    _check_options(source, kind)
     out.mkdir(parents=True, exist_ok=True)
     if source.dynamic:
 
@@ -71,11 +76,23 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
         try:
             if kind == "onnx":
                 return _read_onnx(source, work, out, runner, simplify)
-            return _read_torch(kind, source, work, out, runner, simplify)
+            return _read_exported(kind, source, work, out, runner, simplify)
         except (UsageError, Unsupported) as err:
             if not source.state or err.where != str(Path(source.state)):
                 err.where = source.model  # the user's name for it, not that of a file or step between
             raise
+
+
+def _check_options(source: SourceOptions, kind: ModelFormat) -> None:
+    """Refuse options that belong to sources of another kind."""
+    if source.state and kind != "torch":
+        raise UsageError(
+            "--state belongs to module.py:factory; this file holds its weights itself", where=source.model
+        )
+    if source.signature and kind != "saved-model":
+        raise UsageError("--signature chooses one of a SavedModel's; this is none", where=source.model)
+    if source.custom_objects and kind != "keras":
+        raise UsageError("--custom-objects belongs to Keras files; this is none", where=source.model)
 
 
 def prepare_onnx(model: str, out: str, shapes: dict[str, list[int]], inputs: list[str]) -> dict[str, Any]:
@@ -116,22 +133,24 @@ def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner,
     return _model("onnx", source, out, signature, answer["parts"], [*notes, *more])
 
 
-def _read_torch(
+def _read_exported(
     kind: ModelFormat, source: SourceOptions, work: Path, out: Path, runner: StepRunner, simplify: bool
 ) -> Model:
     reasons: list[Reason] = []
-    exporters = {"torch": ("legacy", "dynamo"), "torchscript": ("legacy",), "torch-export": ("dynamo",)}[kind]
+    missing: list[MissingPackage] = []
+    exporters: tuple[str, ...] = _EXPORTERS[kind]
     for exporter in exporters:
         folder = work / exporter
         try:
             prepared, evidence, notes = _exported(kind, source, exporter, folder, runner)
             difference = _disagreement([prepared], evidence, folder, runner)
         except (Unsupported, MissingPackage) as err:
+            missing += [err] if isinstance(err, MissingPackage) else []
             why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
             reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message))
             continue
         if difference is None:
-            notes += [f"the {r.node} was not used: {r.why}" for r in reasons]
+            notes = [*notes, *(f"the {r.node} was not used: {r.why}" for r in reasons)]
             signature, more = _finished(prepared, evidence, folder, out, runner, simplify)
             return _model(kind, source, out, signature, [], [*notes, *more])
         reasons.append(Reason(
@@ -139,12 +158,17 @@ def _read_torch(
             why=f"its graph does not answer like the module: {difference}",
             hint="a branch or loop that depends on the data is the usual cause",
         ))  # fmt: skip
+    if missing and len(missing) == len(exporters):
+        raise missing[0]
     raise Unsupported("the model cannot be exported faithfully to ONNX", reasons=reasons)
 
 
 def _exported(
     kind: ModelFormat, source: SourceOptions, exporter: str, folder: Path, runner: StepRunner
 ) -> tuple[Path, _Evidence, list[str]]:
+    if kind in ("keras", "saved-model"):
+        prepared, inputs, outputs, notes = reading_tf.run_export(kind, source, exporter, folder, runner)
+        return prepared, _Evidence(inputs=inputs, outputs=outputs), notes
     answer = runner.run(
         "edgekit.formats.torch_export:export",
         {"kind": kind, "options": encode(source), "exporter": exporter, "out": str(folder)},

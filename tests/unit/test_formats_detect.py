@@ -63,7 +63,7 @@ def test_a_truncated_archive_is_called_damaged(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.onnx", b"", "empty"),
-        ("m.h5", b"x", "no '.h5' files"),
+        ("m.h5", b"x", "not a Keras file"),
         ("m", b"x", "no 'such' files"),
         ("m.pt", b"garbage-garbage", "not a PyTorch file"),
     ],
