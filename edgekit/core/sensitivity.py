@@ -14,11 +14,14 @@ class Standing:
     `sqnr_db`: power of the float output over power of the difference (200: identical). `top1_agreement`:
     share 0..1 of samples whose first class is the same; None when the output is no row of class scores.
     `drop`: what the metric loses, in points for rates and in its own unit for errors; None without a metric.
+    `drop_error` is the standard error of the drop over the `n` samples, paired.
     """
 
     sqnr_db: float
     top1_agreement: float | None = None
     drop: float | None = None
+    drop_error: float = 0.0
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

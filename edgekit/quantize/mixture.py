@@ -86,9 +86,13 @@ def mixture_file(
     metric: str,
     most: int,
     budgets: dict[str, Any],
+    margin: float,
     out: str,
 ) -> dict[str, Any]:
-    """Step: write the `Mixture` of an ONNX file that keeps the budgets on the search samples to `out`."""
+    """Step: write the `Mixture` of an ONNX file that keeps the budgets on the search samples to `out`.
+
+    `margin` is that of `edgekit.measure.standing.keeps`.
+    """
     onnx = require("onnx", needed_for="the search for a mixture")
     samples, chosen = _samples(data, signature, metric, most)
     limits = decode(Budgets, budgets, where="budgets")
@@ -101,7 +105,7 @@ def mixture_file(
         output=output,
     )
     found = find_mixture(
-        simulation, meets=lambda s: keeps(s, limits), metric=chosen, labels=samples.labels
+        simulation, meets=lambda s: keeps(s, limits, margin=margin), metric=chosen, labels=samples.labels
     )
     write_json(Path(out), encode(found))
     return {"kept": len(found.kept)}

@@ -210,7 +210,7 @@ def ends() -> Collapsing:
 
     random = np.random.default_rng(3)
     units = (10.0 ** random.uniform(-2, 2, 784)).astype(np.float32)
-    offset = (random.standard_normal((512, 1)) * 0.5).astype(np.float32)
+    offset = (random.standard_normal((512, 1)) * 4.0).astype(np.float32)
 
     def rewrite(w: Arrays) -> None:
         w["layer0"] /= units[:, None]

@@ -62,6 +62,28 @@ def test_a_standing_keeps_budgets_or_breaks_them():
     assert not keeps(replace(standing, drop=None), Budgets(max_accuracy_drop=1.0))
 
 
+def test_a_margin_refuses_a_lucky_draw():
+    lucky = Standing(sqnr_db=11.0, top1_agreement=0.92, drop=0.0, drop_error=1.26, n=500)
+    sound = Standing(sqnr_db=30.0, top1_agreement=0.998, drop=0.0, drop_error=0.2, n=500)
+    budgets = Budgets(max_accuracy_drop=0.5)
+    assert keeps(lucky, budgets)
+    assert not keeps(lucky, budgets, margin=1.64)
+    assert keeps(sound, budgets, margin=1.64)
+    assert not keeps(sound, Budgets(min_top1_agreement=0.997), margin=1.64)
+    assert not keeps(sound, Budgets(min_sqnr_db=30.0), margin=1.64)
+
+
+def test_the_error_of_a_drop_is_that_of_the_flipped_answers():
+    source = np.tile([[1.0, 0.0]], (100, 1))
+    answer = source.copy()
+    answer[:4] = [0.0, 1.0]
+    labels = np.zeros(100, int)
+    labels[:2] = 1  # of four flips two repair a mistake
+    found = standing_of(source, answer, metric="accuracy", labels=labels)
+    assert found.drop == 0.0
+    assert found.drop_error == pytest.approx(2.0)
+
+
 def test_a_standing_counts_the_drop_in_points_and_errors_in_their_unit():
     source = np.array([[1.0, 0.0], [0.0, 1.0]])
     answer = np.array([[1.0, 0.0], [2.0, 1.0]])
