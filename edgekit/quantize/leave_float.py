@@ -4,6 +4,10 @@ Spectra: the power of a signal spans twice the decibels of the signal itself, an
 that is linear (a Fourier or wavelet transform written as convolutions) and whose results are read as powers
 alone, the powers, and what reads them before their logarithm is taken, stay in float32.
 
+Normalizations written in arithmetic: a variance spans the square of what it is taken of, and what its root
+divides cancels against the mean. From the first reduction to the last factor and offset they stay in float32,
+as a LayerNormalization does, and engines fuse them again.
+
 Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
 say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts.
 """
@@ -15,7 +19,7 @@ from typing import Any
 
 from edgekit.quantize.graph_index import GraphIndex
 
-__all__ = ["islands", "spectra"]
+__all__ = ["islands", "normalizations", "spectra"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TRANSFORMS = ("STFT", "DFT")
@@ -24,6 +28,7 @@ _MOVES = (
     "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_REDUCTIONS = ("GlobalAveragePool", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 _OF_POWERS = (
     *_MOVES, *_ARITHMETIC, "AveragePool", "Clip", "Max", "MaxPool", "Min", "Pow", "ReduceMax", "ReduceMean",
     "ReduceSum", "Sqrt",
@@ -90,6 +95,58 @@ def _tensors_before_logarithms(nodes: list[Any]) -> set[str]:
         if node.op_type == "Log" or (node.op_type in _OF_POWERS and found.intersection(node.output)):
             found.update(node.input)
     return found
+
+
+def normalizations(index: GraphIndex) -> set[str]:
+    """The nodes of layer, instance, group and RMS normalizations that are written in arithmetic."""
+    found: set[str] = set()
+    scales: set[str] = set()
+    for node in index.model.graph.node:
+        takes_root = node.op_type == "Sqrt" or (node.op_type == "Pow" and not _squares(index, node))
+        statistics: set[str] = set()
+        if (takes_root and _is_statistic(index, node.input[0], statistics)) or node.op_type == "ReduceL2":
+            found |= statistics | {node.name}
+            scales.update(node.output)
+    normalized: set[str] = set()
+    for node in index.model.graph.node:
+        read = [i for i in node.input if i and i not in index.constants]
+        if not read or node.op_type not in (*_ARITHMETIC, *_MOVES, "Max", "Clip", "Neg", "Reciprocal"):
+            continue
+        inside = all(i in normalized or _made_by(index, i, found) for i in read)
+        if all(i in scales for i in read):
+            scales.update(node.output)
+        elif any(i in scales for i in read) or (inside and any(i in normalized for i in read)):
+            normalized.update(node.output)
+        else:
+            continue
+        found.add(node.name)
+    return found
+
+
+def _made_by(index: GraphIndex, tensor: str, nodes: set[str]) -> bool:
+    return tensor in index.producer and index.producer[tensor].name in nodes
+
+
+def _is_statistic(index: GraphIndex, tensor: str, passed: set[str]) -> bool:
+    """Whether `tensor` is made of reductions, by arithmetic alone; `passed` gets the nodes on the way."""
+    node = index.producer.get(tensor)
+    if node is None:
+        return False
+    if node.op_type in _REDUCTIONS:
+        passed.add(node.name)
+        inner = index.producer.get(node.input[0])
+        if inner is not None and _squares(index, inner):
+            passed.add(inner.name)
+            centred = index.producer.get(inner.input[0])
+            if centred is None or centred.op_type != "Sub":
+                return True
+            if _is_statistic(index, centred.input[1], passed):
+                passed.add(centred.name)
+        return True
+    if node.op_type not in (*_ARITHMETIC, *_MOVES, "Max", "Clip", "Neg", "Pow"):
+        return False
+    passed.add(node.name)
+    return all(_is_statistic(index, i, passed) for i in node.input if i and i not in index.constants)
 
 
 def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
-from edgekit.quantize.leave_float import islands, spectra
+from edgekit.quantize.leave_float import islands, normalizations, spectra
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
 
@@ -69,7 +69,7 @@ def place(index: GraphIndex, policy: Int8Policy, keep: Collection[str] = ()) -> 
     is never more than without `keep`. What 8 bits would destroy, and what integers gain nothing for, is kept
     without being named: see `leave_float`. Raises `UsageError` for a name that no node has.
     """
-    fragile = spectra(index) if policy.activation != "int16" else set()
+    fragile = normalizations(index) | (spectra(index) if policy.activation != "int16" else set())
     kept = _kept(index, policy, {*keep, *fragile})
     weighted = _weighted_nodes(index, policy)
     integer, wanted, shared = _spread(index, policy, kept, weighted)

@@ -114,3 +114,53 @@ def test_a_model_of_arithmetic_alone_is_integer():
     b.add("Add", ["a", "b"], "sum")
     model = b.build({"a": [1, 4], "b": [1, 4]}, ["sum"])
     assert place(index_graph(model), TFLITE).integer_nodes == {"sum"}
+
+
+def normalized(form: str):
+    """A residual block: a product, the sum with its input, layer normalization in `form`, a product."""
+    b = GraphBuilder()
+    x = b.add("Add", [b.add("MatMul", ["x", b.weight("w", 8, 8)], "first"), "x"], "stream")
+    axis, two, eps = (b.constant(n, v) for n, v in (
+        ("axis", np.int64([-1])), ("two", np.float32(2)), ("eps", np.float32(1e-5))
+    ))  # fmt: skip
+    mean = b.add("ReduceMean", [x, axis], "mean")
+    if form == "centred":  # as PyTorch exports it
+        centred = b.add("Sub", [x, mean], "centred")
+        variance = b.add("ReduceMean", [b.add("Pow", [centred, two], "squared"), axis], "variance")
+        root = b.add("Sqrt", [b.add("Add", [variance, eps], "floored")], "root")
+        y = b.add("Div", [centred, root], "scaled")
+    else:  # as JAX and TensorFlow write it: x * s + (b - mean * s)
+        squares = b.add("ReduceMean", [b.add("Mul", [x, x], "squared"), axis], "squares")
+        variance = b.add("Sub", [squares, b.add("Mul", [mean, mean], "mean2")], "variance")
+        root = b.add("Sqrt", [b.add("Add", [variance, eps], "floored")], "root")
+        scale = b.add("Mul", [b.add("Reciprocal", [root], "inverse"), b.weight("gamma", 8)], "scale")
+        offset = b.add("Sub", [b.weight("beta", 8), b.add("Mul", [mean, scale], "shift")], "offset")
+        y = b.add("Add", [b.add("Mul", [x, scale], "scaled"), offset], "normalized")
+    second = b.add("MatMul", [y, b.weight("v", 8, 8)], "second")
+    b.add("Add", [second, x], "out")
+    return b.build({"x": [1, 4, 8]}, ["out"])
+
+
+@pytest.mark.parametrize("policy", [TFLITE, ORT])
+@pytest.mark.parametrize("form", ["centred", "expanded"])
+def test_a_normalization_in_arithmetic_stays_in_float_and_what_is_around_it_does_not(form, policy):
+    placement = place(index_graph(normalized(form)), policy)
+    read = {"centred": "scaled", "expanded": "normalized"}[form]
+    assert placement.integer_nodes == {"first", "stream", "second", "out"}
+    assert set(placement.tensors) == {"x", "first", "stream", read, "second", "out"}
+
+
+@pytest.mark.parametrize("form", ["centred", "expanded"])
+def test_rows_of_different_size_are_normalized_all_the_same(form, monkeypatch):
+    """What it is for, and the control that integers throughout lose more."""
+    random, model = np.random.default_rng(0), normalized(form)
+    size = np.float32([1, 0.5, 0.25, 0.12]).reshape(1, 4, 1)
+    rows = [{"x": size * random.standard_normal((1, 4, 8)).astype(np.float32)} for _ in range(8)]
+    errors = []
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr("edgekit.quantize.placement.normalizations", lambda index: set())
+        ranges = calibrate(model, rows, policies=[TFLITE])
+        result, _ = quantize(model, calibration=ranges, policy=TFLITE)
+        errors.append(np.mean([(run(model, r)["out"] - run(result, r)["out"]) ** 2 for r in rows]))
+    assert 1.25 * errors[0] < errors[1]
