@@ -30,7 +30,7 @@ from edgekit.measure.standing import keeps
 from edgekit.pipeline.cache import cached_folder
 from edgekit.pipeline.convert import lower_graph
 from edgekit.pipeline.job import Job, Mended
-from edgekit.pipeline.quantizing import calibration_of, quantized_graph
+from edgekit.pipeline.quantizing import calibration_of, evened_out, quantized_graph
 from edgekit.quantize.mixture import Mixture
 from edgekit.search.analyze import judged_output
 from edgekit.search.engine import Judge, relative_latency
@@ -59,8 +59,14 @@ def _quantization(**changes: Any) -> Change:
 # What costs nothing when the network runs, cheapest to try first.
 ALGORITHMS: dict[str, Change] = {
     "ranges by the method that errs least for each tensor": _ranges(method="auto"),
+    "channels evened out between layers": _quantization(equalize=True),
+    "outlying channels moved from normalizations into weights": _quantization(smooth=1.0),
     "ranges at the 99.9th percentile": _ranges(method="percentile", percentile=99.9),
+    "biases corrected by what the layers answer": _quantization(bias_correction="empirical"),
+    "learned rounding": _quantization(rounding="learned"),
 }
+_POLISH = ("biases corrected by what the layers answer", "learned rounding")
+_POLISH_FROM_DB = 12.0  # below, a network is broken in a way that these do not mend: they are not tried
 
 
 @dataclass(slots=True)
@@ -127,7 +133,7 @@ class _Attempts:
             if keeps(standing, self.budgets, margin=_MARGINS[0]):
                 break
             candidate = change(recipe)
-            if candidate == recipe:
+            if candidate == recipe or (name in _POLISH and standing.sqnr_db < _POLISH_FROM_DB):
                 continue
             made = quantized_graph(self._job(candidate), self.policy)
             found = self._simulated(made)
@@ -178,6 +184,7 @@ class _Attempts:
 
     def _search(self, job: Job, margin: float) -> Mixture:
         """The mixture that keeps the budgets in simulation, from the cache when it was searched before."""
+        job = evened_out(job, [self.policy])
         ranges = calibration_of(job, [self.policy])
         arguments = {
             **self._samples(),
