@@ -98,7 +98,7 @@ def calibrate_file(
     write_json(Path(out), encode(found))
     if kept:
         kept.unlink(missing_ok=True)
-    return {"samples": found.samples, "digest": samples.digest}
+    return {"samples": found.samples}
 
 
 def read_calibration(path: Path) -> Calibration:
