@@ -57,6 +57,9 @@ def statistics_graph(model: ModelProto) -> ModelProto | None:
     for value in [v for v in model.graph.input if v.name not in read]:
         model.graph.input.remove(value)
     del model.graph.value_info[:]
+    for value in model.graph.input:  # samples of a dynamic network come in other sizes
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
     onnx.checker.check_model(model)
     return model
 

@@ -105,6 +105,12 @@ def test_channels_last_pictures_are_judged_alike(tmp_path: Path) -> None:
     assert "what fits is 0..1" in judged(out, right * 255)["suspicion"]
 
 
+def test_samples_of_another_size_are_judged_too(judges: dict[str, str]) -> None:
+    wide = crops(20, 1)[..., : SIDE - 10] / 255
+    assert judged(judges["0..1, pixel / 255"], wide)["suspicion"] == ""
+    assert "what fits is 0..1" in judged(judges["0..1, pixel / 255"], wide * 255)["suspicion"]
+
+
 def test_a_network_without_batch_norm_has_no_statistics(tmp_path: Path) -> None:
     model = chain([helper.make_node("Relu", ["image"], ["y"])], {}, [1, 3, 8, 8], "y")
     assert statistics_graph(model) is None
