@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from edgekit.core.packages import require
 from edgekit.graph.result import PassResult
 from edgekit.graph.walk import constants, graph_reads, node_reads, rename_reads
 
@@ -14,9 +17,9 @@ __all__ = ["apply"]
 
 
 def apply(model: ModelProto) -> PassResult:
-    """Remove Identity, and Dropout in inference mode, from the main graph.
+    """Remove Identity, Dropout in inference mode, and Max with -inf or Min with inf, from the main graph.
 
-    Before: x -> Identity -> y -> Conv
+    Before: x -> Identity -> y -> Conv; or Max(-inf, x), which JAX writes behind every ReduceMax, in its place
     After: x -> Conv; where y is an output of the model, the node that made x makes y.
     Must not change: names of inputs and outputs (an Identity between an input, or another output, and an
     output stays); Dropout in training mode or whose mask is read; subgraphs' own nodes.
@@ -24,26 +27,41 @@ def apply(model: ModelProto) -> PassResult:
     graph = model.graph
     modified = False
     for node in list(graph.node):
-        if _passes_through(node, graph) and _remove(node, graph):
+        source = _passed_through(node, graph)
+        if source and _remove(node, source, graph):
             modified = True
     return PassResult(model=model, modified=modified)
 
 
-def _passes_through(node: NodeProto, graph: GraphProto) -> bool:
-    if node.op_type == "Identity" and not node.domain:
-        return bool(node.input[0])
-    if node.op_type != "Dropout" or node.domain:
-        return False
+def _passed_through(node: NodeProto, graph: GraphProto) -> str:
+    """The input that the node's output equals; "" when it is none."""
+    if node.domain:
+        return ""
+    if node.op_type in ("Max", "Min"):
+        return _unlimited(node, graph)
+    if node.op_type == "Identity":
+        return node.input[0]
+    if node.op_type != "Dropout":
+        return ""
     if len(node.output) > 1 and node.output[1] and node.output[1] in graph_reads(graph):
-        return False
+        return ""
     if len(node.input) > 2 and node.input[2]:
         training = constants(graph).get(node.input[2])
-        return training is not None and not training.any()
-    return True
+        return node.input[0] if training is not None and not training.any() else ""
+    return node.input[0]
 
 
-def _remove(node: NodeProto, graph: GraphProto) -> bool:
-    source, target = node.input[0], node.output[0]
+def _unlimited(node: NodeProto, graph: GraphProto) -> str:
+    """The other operand, where one is a scalar that limits nothing (a NaN passes either way)."""
+    onnx = require("onnx")
+    scalars = {t.name: t for t in graph.initializer if t.name in node.input and not t.dims}
+    limit = -np.inf if node.op_type == "Max" else np.inf
+    others = [i for i in node.input if i not in scalars or onnx.numpy_helper.to_array(scalars[i]) != limit]
+    return others[0] if len(others) == 1 and len(node.input) == 2 else ""
+
+
+def _remove(node: NodeProto, source: str, graph: GraphProto) -> bool:
+    target = node.output[0]
     outputs = {value.name for value in graph.output}
     if target not in outputs:
         rename_reads(graph, {target: source})

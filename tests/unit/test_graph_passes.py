@@ -235,6 +235,21 @@ def test_an_identity_that_joins_an_input_or_two_outputs_stays() -> None:
     same_answers(before, result.model)
 
 
+def test_a_maximum_with_minus_infinity_disappears_and_one_with_zero_stays() -> None:
+    nodes = [
+        node("ReduceMax", ["x"], ["largest"], keepdims=1),
+        node("Max", ["lowest", "largest"], ["a"]),
+        node("Min", ["a", "highest"], ["b"]),
+        node("Max", ["b", "zero"], ["c"]),
+        node("Max", ["c", "row"], ["y"]),
+    ]
+    limits = {"lowest": F(-np.inf), "highest": F(np.inf), "zero": F(0), "row": np.full(4, -np.inf, F)}
+    before = graph(nodes, {"x": (F, [2, 2])}, {"y": (F, [1, 4])}, limits)
+    after = drop_identity.apply(copy(before)).model
+    assert operators(after) == ["ReduceMax", "Max", "Max"]
+    same_answers(before, after)
+
+
 def test_a_dropout_whose_mask_is_read_stays() -> None:
     nodes = [node("Dropout", ["x"], ["a", "mask"]), node("Cast", ["mask"], ["y"], to=1)]
     model = graph(nodes, {"x": (F, [4])}, {"a": (F, [4]), "y": (F, [4])}, {})
