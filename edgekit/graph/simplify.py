@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -43,8 +44,11 @@ def apply(model: ModelProto) -> PassResult:
     try:
         with _torch_hidden():
             onnxsim = require("onnxsim", needed_for="simplifying the graph")
-            # certify: an optional proof by Z3 whose verdict would go into the metadata.
-            simplified, _ = onnxsim.simplify(model, certify=False, skip_fuse_bn=True)
+            # certify: an optional proof by Z3 whose verdict would go into the metadata; onnxsim 0.7, the
+            # newest for Python 3.10, does not know it yet.
+            known = "certify" in inspect.signature(onnxsim.simplify).parameters
+            options = {"certify": False} if known else {}
+            simplified, _ = onnxsim.simplify(model, skip_fuse_bn=True, **options)
         onnx.checker.check_model(simplified, full_check=False)
     except MissingPackage:
         raise
