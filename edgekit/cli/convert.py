@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from edgekit.cli.algorithm_options import add_algorithms
 from edgekit.cli.answer import Answer, report_answer
 from edgekit.cli.options import (
     LAYOUTS,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_deadline(parser)
     add_calibration(parser)
+    add_algorithms(parser)
     add_rescue(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from edgekit.cli.algorithm_options import algorithms_of
 from edgekit.cli.options import METRICS, choice, number
 from edgekit.errors import UsageError
 
@@ -70,9 +71,11 @@ def quantization_of(arguments: argparse.Namespace) -> QuantizationOptions | None
             keep[name] = precision
     if problems:
         raise UsageError("bad --keep", where="edgekit convert", problems=problems)
-    if not keep and not arguments.rescue:
+    algorithms = algorithms_of(arguments)
+    if not keep and not arguments.rescue and not algorithms:
         return None
-    return decode(QuantizationOptions, {"keep": keep, "rescue": arguments.rescue}, where="edgekit convert")
+    chosen = {"keep": keep, "rescue": arguments.rescue, **algorithms}
+    return decode(QuantizationOptions, chosen, where="edgekit convert")
 
 
 def validation_of(arguments: argparse.Namespace) -> ValidationOptions | None:

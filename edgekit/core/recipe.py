@@ -90,12 +90,12 @@ class QuantizationOptions:
 
     `bias_correction`: from the means of the calibration pass ("analytic"), or from running the quantized
     network on the samples ("empirical"). `equalize`: even out the channel scales of layers that follow each
-    other. `smooth`: the share of the outliers of normalized activations that moves into the weights behind
-    them (0: none, up to 1). `weight_clipping`: the scale of weights by their maximum or by least squared
-    error. `rounding`: codes of weights by their own value, or by the error they make on the samples
-    ("learned"). `fine_tune_ranges`: search the ranges of activations by the network's output. `keep`: node
-    name -> the precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks a budget on
-    accuracy, SQNR or agreement, find what brings it back: stronger algorithms, then nodes that stay float.
+    other. `smooth`: the largest share (0: none, up to 1) of the outliers of normalized activations that may
+    move into the weights behind them. `weight_clipping`: the scale of weights by their maximum or by least
+    squared error. `rounding`: codes of weights by their own value ("nearest"), or by the error they make at
+    the layer's output on the samples ("learned"). `keep`: node name -> the
+    precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks a budget on accuracy,
+    SQNR or agreement, find what brings it back: stronger algorithms, then nodes that stay float.
     """
 
     bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
@@ -103,7 +103,6 @@ class QuantizationOptions:
     smooth: float = 0.0
     weight_clipping: Literal["max", "mse"] = "max"
     rounding: Literal["nearest", "learned"] = "nearest"
-    fine_tune_ranges: bool = False
     keep: dict[str, Literal["float32", "int16x8"]] = field(default_factory=dict)
     rescue: bool = False
 
@@ -114,7 +113,7 @@ class QuantizationOptions:
     @property
     def looks_at_samples(self) -> bool:
         """Whether an algorithm runs the quantized network on samples, besides the calibration pass."""
-        return self.rounding == "learned" or self.bias_correction == "empirical" or self.fine_tune_ranges
+        return self.rounding == "learned" or self.bias_correction == "empirical"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

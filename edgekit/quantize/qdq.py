@@ -83,6 +83,7 @@ def code_weights(
             input_scale=affines[node.data].scale,
             policy=policy,
             mean=np.asarray(means[node.data]) if node.data in means else None,
+            clip=options.weight_clipping == "mse",
         )
         for node in placement.weighted
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgekit.core.target import Int8Policy
 from edgekit.quantize.algorithms.bias_correction import output_shift
 from edgekit.quantize.algorithms.pair_aware import saturation_free_codes
+from edgekit.quantize.algorithms.weight_clipping import clipped_codes
 from edgekit.quantize.graph_index import GraphIndex, attribute
 from edgekit.quantize.placement import WeightedNode
 from edgekit.quantize.scales import smallest_weight_scale, weight_codes
@@ -50,8 +51,9 @@ def code_weight(
     input_scale: float,
     policy: Int8Policy,
     mean: NDArray[np.float64] | None = None,
+    clip: bool = False,
 ) -> CodedWeight:
-    """Code each value of a node's weight by itself.
+    """Code each value of a node's weight by itself; with `clip`, at scales of least squared error.
 
     With `mean`, E[x] of each input channel, the bias takes up the shift of the outputs' means. No scale is so
     small that the bias leaves int32.
@@ -66,9 +68,12 @@ def code_weight(
     group = attribute(proto, "group", 1)
     if policy.multiply_add == "exact" or policy.weight_bits == 7:
         codes, scales = weight_codes(weight, bits=policy.weight_bits, axis=axis, smallest=floor)
+        if clip:
+            limit = 2 ** (policy.weight_bits - 1) - 1
+            codes, scales = clipped_codes(weight, scales, axis=axis, limit=limit, smallest=floor)
     else:
         codes, scales = saturation_free_codes(
-            weight, op_type=node.op_type, group=group, axis=axis, smallest=floor
+            weight, op_type=node.op_type, group=group, axis=axis, smallest=floor, clip=clip
         )
     coded = CodedWeight(weight=weight, axis=axis, codes=codes, scales=scales, bias=bias)
     if mean is None or node.op_type == "MatMul":

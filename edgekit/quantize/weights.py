@@ -12,14 +12,13 @@ from edgekit.core.codec import decode
 from edgekit.core.files import atomic_file
 from edgekit.core.packages import require
 from edgekit.core.target import WeightPolicy
+from edgekit.quantize.algorithms.weight_clipping import tightened_scales
 from edgekit.quantize.graph_index import attribute, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import WEIGHTED_OPS
 from edgekit.quantize.scales import SMALLEST_SCALE, weight_codes
 
-__all__ = ["code_blocks", "quantize_weights", "quantize_weights_file", "tightened_scales"]
-
-_SHRINK = np.linspace(1.0, 0.5, 26)
+__all__ = ["code_blocks", "quantize_weights", "quantize_weights_file"]
 
 
 def quantize_weights_file(*, model: str, policy: dict[str, Any], out: str) -> dict[str, Any]:
@@ -57,24 +56,6 @@ def quantize_weights(model: Any, *, policy: WeightPolicy) -> tuple[Any, tuple[st
     result.graph.node.extend([*nodes, *rest])
     raise_opset(result)
     return result, tuple(coders)
-
-
-def tightened_scales(weight: NDArray[np.float32], scales: NDArray[np.float32], limit: int) -> Any:
-    """The scales, each at most as given, that leave the least squared error with codes in [-limit, limit].
-
-    `scales` broadcasts against `weight`; each is tried at 26 fractions from 1 down to 0.5. With 15 codes the
-    few largest weights cost more when they are kept than when they are clipped.
-    """
-    axes = tuple(a for a in range(weight.ndim) if scales.ndim == 0 or scales.shape[a] == 1)
-    exact = weight.astype(np.float64)
-    best, least = scales, np.full(scales.shape, np.inf)
-    for fraction in _SHRINK:
-        tried = np.maximum(scales * np.float32(fraction), np.float32(SMALLEST_SCALE)).astype(np.float32)
-        wide = tried.astype(np.float64)
-        error = np.clip(np.rint(exact / wide), -limit, limit) * wide - exact
-        total = np.square(error).sum(axis=axes, keepdims=scales.ndim > 0)
-        best, least = np.where(total < least, tried, best), np.minimum(total, least)
-    return best.astype(np.float32)
 
 
 def code_blocks(

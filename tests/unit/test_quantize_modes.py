@@ -20,10 +20,11 @@ from edgekit.core.target import (
     load_target,
 )
 from edgekit.errors import Unsupported, UsageError
+from edgekit.quantize.algorithms.weight_clipping import tightened_scales
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.qdq import quantize
-from edgekit.quantize.weights import code_blocks, quantize_weights, tightened_scales
+from edgekit.quantize.weights import code_blocks, quantize_weights
 
 EIGHT = WeightPolicy(bits={"Conv": 8, "Gemm": 8, "MatMul": 8})
 FOUR = WeightPolicy(bits={"Conv": 8, "Gemm": 4, "MatMul": 4})

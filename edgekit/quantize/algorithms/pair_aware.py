@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.quantize.algorithms.weight_clipping import clipped_codes
 from edgekit.quantize.scales import SMALLEST_SCALE, weight_codes
 
 __all__ = ["PAIR_LIMIT", "cap_pairs", "code_limits", "pair_aware_codes", "saturation_free_codes"]
 
 PAIR_LIMIT = 128  # 255 * 128 = 32640 fits 16 signed bits, 255 * 129 does not
 _LARGEST_CODES = (127, 119, 111, 103, 95, 87, 79, 71, 63)  # at 63 no pair can offend
+_CLIPPED_CODES = (254, 222, 195, 173, 157, 141)  # what lies above 127 is clipped
 
 
 def cap_pairs(codes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,12 +42,13 @@ def cap_pairs(codes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pair_aware_codes(
-    weight: NDArray[np.float32], *, smallest: NDArray[np.float64] | None = None
+    weight: NDArray[np.float32], *, smallest: NDArray[np.float64] | None = None, clip: bool = False
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Codes like `weight` (output channels, input channels, ...) and one float32 scale an output channel.
 
     The number of input channels must be even. Of nine scales, from full 8-bit to 7-bit range, each channel
-    takes the one with the least squared error after capping. No scale is below `smallest` (output channels,).
+    takes the one with the least squared error after capping; with `clip` six more are tried, down to half of
+    the full range, that clip the largest weights. No scale is below `smallest` (output channels,).
     """
     values = weight.astype(np.float64)
     others = tuple(range(1, weight.ndim))
@@ -54,7 +57,7 @@ def pair_aware_codes(
     best_error: NDArray[Any] = np.full(bound.shape, np.inf)
     best_scales = np.ones(bound.shape, np.float32)
     best_codes = np.zeros(weight.shape, np.int8)
-    for largest in _LARGEST_CODES:
+    for largest in (*_LARGEST_CODES, *(_CLIPPED_CODES if clip else ())):
         scales = np.where(bound > 0, np.maximum(bound / largest, SMALLEST_SCALE), 1.0)
         if smallest is not None:
             scales = np.maximum(scales, smallest)
@@ -76,6 +79,7 @@ def saturation_free_codes(
     group: int,
     axis: int | None,
     smallest: NDArray[np.float64] | None = None,
+    clip: bool = False,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """The most exact codes of an operator's weights (its ONNX layout) that cannot saturate; and their scales.
 
@@ -84,11 +88,14 @@ def saturation_free_codes(
     """
     limit, paired = code_limits(weight.shape, op_type=op_type, group=group, axis=axis)
     if paired and op_type == "MatMul":
-        codes, scales = pair_aware_codes(weight.T, smallest=smallest)
+        codes, scales = pair_aware_codes(weight.T, smallest=smallest, clip=clip)
         return np.ascontiguousarray(codes.T), scales
     if paired:
-        return pair_aware_codes(weight, smallest=smallest)
-    return weight_codes(weight, bits=8 if limit == 127 else 7, axis=axis, smallest=smallest)
+        return pair_aware_codes(weight, smallest=smallest, clip=clip)
+    codes, scales = weight_codes(weight, bits=8 if limit == 127 else 7, axis=axis, smallest=smallest)
+    if clip:
+        return clipped_codes(weight, scales, axis=axis, limit=limit, smallest=smallest)
+    return codes, scales
 
 
 def code_limits(shape: tuple[int, ...], *, op_type: str, group: int, axis: int | None) -> tuple[int, bool]:

@@ -1,0 +1,50 @@
+"""The options of `edgekit convert` about the algorithms of quantization."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgekit.cli.options import choice, number
+
+__all__ = ["add_algorithms", "algorithms_of"]
+
+_BIAS = ("none", "analytic", "empirical")
+
+
+def add_algorithms(parser: argparse.ArgumentParser) -> None:
+    """--rounding, --equalize, --smooth, --bias-correction, --weight-clipping."""
+    group = parser.add_argument_group("algorithms (int8 and int16x8)")
+    group.add_argument(
+        "--rounding", metavar="nearest|learned", type=choice(("nearest", "learned")),
+        help="learned: codes of weights by the error they make on the calibration samples; slower to "
+        "convert, as fast to run (default nearest)",
+    )  # fmt: skip
+    group.add_argument(
+        "--equalize", action="store_true",
+        help="even out channels of unequal scale between layers, where that changes no answer",
+    )  # fmt: skip
+    group.add_argument(
+        "--smooth", metavar="SHARE", type=number(float, at_least=0),
+        help="move up to this share (0 to 1) of outliers behind LayerNormalization into the weights",
+    )  # fmt: skip
+    group.add_argument(
+        "--bias-correction", metavar="|".join(_BIAS), type=choice(_BIAS),
+        help="empirical: by running the quantized network, layer by layer (default analytic)",
+    )  # fmt: skip
+    group.add_argument(
+        "--weight-clipping", metavar="max|mse", type=choice(("max", "mse")),
+        help="the scale of weights by their maximum or by least squared error (default max)",
+    )  # fmt: skip
+
+
+def algorithms_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `QuantizationOptions` that the options set."""
+    given = {
+        "rounding": arguments.rounding,
+        "equalize": arguments.equalize or None,
+        "smooth": arguments.smooth,
+        "bias_correction": arguments.bias_correction,
+        "weight_clipping": arguments.weight_clipping,
+    }
+    return {name: value for name, value in given.items() if value is not None}
