@@ -34,6 +34,7 @@ from edgekit.core.samples.spool import spool
 from edgekit.core.sensitivity import Sensitivity
 from edgekit.core.target import Precision
 from edgekit.errors import UsageError
+from edgekit.formats.in_memory import source_file
 from edgekit.measure.verdict import judge
 from edgekit.pipeline.benchmark import benchmark as _benchmark
 from edgekit.pipeline.convert import convert as _convert
@@ -51,30 +52,34 @@ Data = str | Path | DataSource | Mapping[str, NDArray[Any]] | Iterable[Any]
 
 
 def open(  # the verb of the command line; the builtin is not used here
-    source: str | Path,
+    source: str | Path | Any,
     *,
     out: str | Path,
     state: str | Path = "",
     trust: bool = False,
+    signature: str = "",
+    custom_objects: str | Path = "",
     shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
     on_event: Listener = silent,
 ) -> Model:
     """Read a trained model into canonical ONNX in the new folder `out`, and prove the reading.
 
-    Raises `UsageError` for a source that is wrong or not trusted, `Unsupported` for one that cannot be read
+    `source` is a file, a folder (SavedModel) or a Keras model in memory, of any backend. `signature` chooses
+    one of a SavedModel's; `custom_objects` is a Python file with the layers that a Keras file needs. Raises
+    `UsageError` for a source that is wrong or not trusted, `Unsupported` for one that cannot be read
     faithfully.
     """
-    options = _source(source, state, trust, shapes, dynamic)
     place = Path(out)
-    with new_folder(place) as folder:
+    with source_file(source) as (file, own), new_folder(place) as folder:
+        options = _source(file, state, trust or own, shapes, dynamic, signature, custom_objects)
         model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))
     here = place.absolute()
     return replace(model, path=here / model.path.name, unfolded=here / model.unfolded.name)
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     targets: Sequence[str],
     output: str | Path,
@@ -85,6 +90,8 @@ def convert(
     budgets: Budgets | None = None,
     state: str | Path = "",
     trust: bool = False,
+    signature: str = "",
+    custom_objects: str | Path = "",
     shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
     simplify: bool = True,
@@ -98,6 +105,7 @@ def convert(
 ) -> Report:
     """Lower a model for every target and precision into the new folder `output`, with its report.
 
+    `source`, `signature` and `custom_objects` are those of `open`.
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
     first axis, `CalibrationOptions`, or an iterable (see `edgekit.core.samples.spool`), which is read once
     and never held whole. `quantization` chooses algorithms, nodes that keep a precision, and
@@ -107,12 +115,12 @@ def convert(
     "target/precision" pairs whose refusal does not fail the verdict. Raises `EdgekitError`; nothing is
     written then.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch, source_file(source) as (file, own):
         if calibration is not None and not isinstance(calibration, CalibrationOptions):
             calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
         return run(
             Recipe(
-                source=_source(source, state, trust, shapes, dynamic),
+                source=_source(file, state, trust or own, shapes, dynamic, signature, custom_objects),
                 targets=tuple(targets),
                 precisions=tuple(precisions),
                 output=str(output),
@@ -173,7 +181,7 @@ def benchmark(
 
 
 def analyze(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     target: str,
     calibration: Data | CalibrationOptions,
@@ -183,6 +191,8 @@ def analyze(
     judged_output: str = "",
     state: str | Path = "",
     trust: bool = False,
+    signature: str = "",
+    custom_objects: str | Path = "",
     shapes: Mapping[str, Sequence[int]] | None = None,
     deadline_s: float = 900.0,
     on_event: Listener = silent,
@@ -192,7 +202,7 @@ def analyze(
     Judged on at most `samples` of `data` (None: of the calibration samples), beside the float network; with
     `metric` the data needs labels. Raises `EdgekitError`.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch, source_file(source) as (file, own):
         if not isinstance(calibration, CalibrationOptions):
             calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
         held_out = None
@@ -201,7 +211,7 @@ def analyze(
             place.mkdir()
             held_out = _data(data, place)
         return _analyze(
-            _source(source, state, trust, shapes),
+            _source(file, state, trust or own, shapes, None, signature, custom_objects),
             target=target,
             calibration=calibration,
             options=AnalysisOptions(data=held_out, metric=metric, output=judged_output, most=samples),
@@ -246,10 +256,20 @@ def _source(
     trust: bool,
     shapes: Mapping[str, Sequence[int]] | None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
+    signature: str = "",
+    custom_objects: str | Path = "",
 ) -> SourceOptions:
     fixed = {name: tuple(int(d) for d in dims) for name, dims in (shapes or {}).items()}
     named = {name: tuple(dims) for name, dims in (dynamic or {}).items()}
-    return SourceOptions(model=str(source), state=str(state), trust=trust, shapes=fixed, dynamic=named)
+    return SourceOptions(
+        model=str(source),
+        state=str(state),
+        signature=signature,
+        custom_objects=str(custom_objects),
+        trust=trust,
+        shapes=fixed,
+        dynamic=named,
+    )
 
 
 def _data(data: Data, scratch: Path) -> DataSource:

@@ -9,6 +9,7 @@ from edgekit.cli.options import (
     METRICS,
     add_calibration,
     add_deadline,
+    add_source,
     calibration_of,
     choice,
     number,
@@ -50,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", metavar="FILE", help="write the analysis as Markdown, too")
     add_deadline(parser)
     model = parser.add_argument_group("model")
-    model.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
-    model.add_argument("--trust", action="store_true", help="load files that can run code")
+    add_source(model)
     model.add_argument(
         "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
         help="the fixed shape of an input with dynamic dimensions; may be repeated",
@@ -87,6 +87,8 @@ def execute(arguments: argparse.Namespace) -> Answer:
             judged_output=arguments.judged_output,
             state=arguments.state,
             trust=arguments.trust,
+            signature=arguments.signature,
+            custom_objects=arguments.custom_objects,
             shapes=shapes_of(arguments.shapes),
             deadline_s=arguments.deadline,
             on_event=listener,

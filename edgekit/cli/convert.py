@@ -11,6 +11,7 @@ from edgekit.cli.options import (
     PRECISIONS,
     add_calibration,
     add_deadline,
+    add_source,
     calibration_of,
     choice,
     dynamic_of,
@@ -22,8 +23,9 @@ __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
 DESCRIPTION = """\
 Lower a trained model for every target and precision, check each artifact, and write a report.
-SOURCE is an ONNX file or a PyTorch model: module.py:factory (with --state), a torch.export .pt2, TorchScript.
-What can run code when it is loaded (a pickle, .pt2, TorchScript) needs --trust."""
+SOURCE is an ONNX file, a Keras file (.keras, .h5), a SavedModel folder or a PyTorch model: module.py:factory
+(with --state), a torch.export .pt2, TorchScript. What can run code when it is loaded (.pt2, TorchScript, a
+Lambda layer, --custom-objects) needs --trust."""
 EXAMPLE = "example: edgekit convert model.onnx -t tflite -t openvino --calibration samples.npz -o build/model"
 
 
@@ -52,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_algorithms(parser)
     add_rescue(parser)
     model = parser.add_argument_group("model")
-    model.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
-    model.add_argument("--trust", action="store_true", help="load files that can run code")
+    add_source(model)
     model.add_argument(
         "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
         help="the fixed shape of an input with dynamic dimensions; may be repeated",
@@ -99,6 +100,8 @@ def execute(arguments: argparse.Namespace) -> Answer:
             budgets=budgets_of(arguments),
             state=arguments.state,
             trust=arguments.trust,
+            signature=arguments.signature,
+            custom_objects=arguments.custom_objects,
             shapes=shapes,
             dynamic=dynamic,
             simplify=not arguments.no_simplify,

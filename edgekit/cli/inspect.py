@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.answer import Answer, size_text, table
+from edgekit.cli.options import add_source, shapes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,15 +24,21 @@ __all__ = [
 ]
 
 DESCRIPTION = """\
-Say what FILE is. For an ONNX file: its signature, operators and multiply-adds, and what each target would
-refuse of it in float32. For an artifact folder: what its manifest says, its files verified. For a folder that
-`edgekit convert` wrote: every artifact in it."""
+Say what FILE is. For a model of any format: its signature, operators and multiply-adds, and what each target
+would refuse of it in float32. For an artifact folder: what its manifest says, its files verified. For a
+folder that `edgekit convert` wrote: every artifact in it."""
 EXAMPLE = "example: edgekit inspect model.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `edgekit inspect`."""
-    parser.add_argument("file", metavar="FILE", help="an ONNX file, an artifact folder or an output folder")
+    parser.add_argument("file", metavar="FILE", help="a model, an artifact folder or an output folder")
+    model = parser.add_argument_group("model that is no ONNX file")
+    add_source(model)
+    model.add_argument(
+        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
+        help="the fixed shape of an input with dynamic dimensions; may be repeated",
+    )  # fmt: skip
 
 
 def execute(arguments: argparse.Namespace) -> Answer:
@@ -41,11 +48,41 @@ def execute(arguments: argparse.Namespace) -> Answer:
     from edgekit.errors import UsageError
 
     path = Path(arguments.file)
-    if path.is_dir():
+    saved_model = any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt"))
+    if path.is_dir() and not saved_model:
         return _inspect_folder(path)
-    if not path.exists():
+    python = arguments.file.rpartition(":")[0].endswith(".py")
+    if not path.exists() and not python:
         raise UsageError("no such file or folder", where=str(path))
-    return _inspect_model(path, quiet=arguments.quiet)
+    if path.suffix.lower() == ".onnx" or not (saved_model or python or path.suffix):
+        return _inspect_model(path, quiet=arguments.quiet)
+    return _inspect_source(arguments)
+
+
+def _inspect_source(arguments: argparse.Namespace) -> Answer:
+    """Any other model: read as conversion would read it, then its canonical graph."""
+    import tempfile
+    from dataclasses import replace
+    from pathlib import Path
+
+    from edgekit import api
+    from edgekit.cli.progress import show_progress
+
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        with show_progress(quiet=arguments.quiet) as listener:
+            model = api.open(
+                arguments.file,
+                out=Path(scratch) / "model",
+                state=arguments.state,
+                trust=arguments.trust,
+                signature=arguments.signature,
+                custom_objects=arguments.custom_objects,
+                shapes=shapes_of(arguments.shapes),
+                on_event=listener,
+            )
+        answer = _inspect_model(model.path, quiet=arguments.quiet)
+    value = {"format": model.format, **answer.value, "notes": list(model.notes)}
+    return replace(answer, value=value, text=_model_text(value))
 
 
 def _inspect_folder(path: Path) -> Answer:

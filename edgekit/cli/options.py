@@ -20,6 +20,7 @@ __all__ = [
     "add_common",
     "add_deadline",
     "add_samples",
+    "add_source",
     "calibration_of",
     "choice",
     "dynamic_of",
@@ -85,6 +86,17 @@ def add_deadline(group: Groups) -> None:
         default=900.0,
         help="seconds any one step may take (default 900)",
     )
+
+
+def add_source(group: Groups) -> None:
+    """--state, --signature, --custom-objects, --trust: what it takes to read a source."""
+    group.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
+    group.add_argument("--signature", metavar="NAME", default="", help="which signature of a SavedModel")
+    group.add_argument(
+        "--custom-objects", metavar="FILE", default="",
+        help="a Python file with the layers that a Keras file needs (with --trust)",
+    )  # fmt: skip
+    group.add_argument("--trust", action="store_true", help="load files that can run code")
 
 
 def add_samples(group: Groups, *, flag: str, prefix: str, help_: str, required: bool) -> None:

@@ -136,19 +136,35 @@ def _converted(graph_def: Any, inputs: list[str], outputs: list[str], renamed: d
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Erfc, which ONNX has not, as 1 - Erf: exactly what exact GELU needs."""
+    """Erfc, which ONNX has not, as 1 - Erf; and erfc(-x), of which Keras makes GELU, as 1 + erf(x).
+
+    Erf is odd, so the second is the first, in the form in which GELU is usually written.
+    """
     numpy = require("numpy")
-    dtype = ctx.get_dtype(node.output[0])
-    shape = ctx.get_shape(node.output[0])
-    one = ctx.make_const(
-        f"{name}__one", numpy.ones((), require("tf2onnx.utils").map_onnx_to_numpy_type(dtype))
-    )
+    dtype, shape = ctx.get_dtype(node.output[0]), ctx.get_shape(node.output[0])
+    as_numpy = require("tf2onnx.utils").map_onnx_to_numpy_type(dtype)
+    one = ctx.make_const(f"{name}__one", numpy.ones((), as_numpy)).output[0]
     source, target = node.input[0], node.output[0]
     ctx.remove_node(node.name)
-    erf = ctx.make_node("Erf", [source], dtypes=[dtype], shapes=[shape], name=f"{name}__erf")
-    ctx.make_node(
-        "Sub", [one.output[0], erf.output[0]], outputs=[target], dtypes=[dtype], shapes=[shape], name=name
-    )
+    made = {"dtypes": [dtype], "shapes": [shape]}
+    negated = _negated(ctx, source, name, made)
+    erf = ctx.make_node("Erf", [negated or source], name=f"{name}__erf", **made)
+    sign = "Add" if negated else "Sub"
+    ctx.make_node(sign, [one, erf.output[0]], outputs=[target], name=name, **made)
+
+
+def _negated(ctx: Any, source: str, name: str, made: dict[str, Any]) -> str:
+    """A tensor that is -`source` where `source` is -x or -x * y; else ""."""
+    node = ctx.get_node_by_output(source)
+    if node.type == "Neg":
+        return str(node.input[0])
+    if node.type == "Mul":
+        for place in (0, 1):
+            factor = ctx.get_node_by_output(node.input[place])
+            if factor is not None and factor.type == "Neg":
+                product = [factor.input[0], node.input[1 - place]]
+                return str(ctx.make_node("Mul", product, name=f"{name}__mul", **made).output[0])
+    return ""
 
 
 @contextmanager
