@@ -81,7 +81,7 @@ def _padding(
 
 
 class InputMoments:
-    """Means and Gram matrices of patches, added up in float32 batches and float64 means.
+    """Means and Gram matrices of patches, added up in float32 around the mean of the first batch.
 
     A fan-in above 1280 is cut into blocks of whole channel pairs that are taken to be uncorrelated: memory is
     then linear in the fan-in.
@@ -95,6 +95,7 @@ class InputMoments:
         self.rows = 0
         self._grams: list[NDArray[np.float32] | None] = [None] * len(self.blocks)
         self._sum: NDArray[np.float64] | None = None
+        self._centre: NDArray[np.float32] | None = None  # (groups, 1, summands)
         self._waiting: list[NDArray[np.float32]] = []
         self._held = 0
 
@@ -110,25 +111,39 @@ class InputMoments:
             return
         rows = np.concatenate(self._waiting, axis=1)
         self._waiting, self._held = [], 0
+        if self._centre is None:  # so that a large mean does not drown a small variance in float32
+            self._centre = rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        rows = rows - self._centre
         total = rows.sum(axis=1, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self.rows += rows.shape[1]
         for number, block in enumerate(self.blocks):
             part = rows[:, :, block]
-            product = np.matmul(part.transpose(0, 2, 1), part)
+            with np.errstate(over="ignore", invalid="ignore"):
+                product = np.matmul(part.transpose(0, 2, 1), part)
             held = self._grams[number]
             self._grams[number] = product if held is None else np.add(held, product, out=held)
 
-    def mean(self) -> NDArray[np.float64]:
-        """E[x], shape (groups, summands)."""
+    def _deviation(self) -> NDArray[np.float64]:
+        """The mean, from the centre, shape (groups, summands)."""
         self._flush()
         assert self._sum is not None
         return np.asarray(self._sum / self.rows)
 
+    def mean(self) -> NDArray[np.float64]:
+        """E[x], shape (groups, summands)."""
+        deviation = self._deviation()
+        assert self._centre is not None
+        return np.asarray(self._centre[:, 0].astype(np.float64) + deviation)
+
     def gram(self, number: int, *, centred: bool) -> NDArray[np.float64]:
-        """E[x x^T] of one of `blocks`, shape (groups, n, n); the covariance when `centred`."""
+        """E[x x^T] of one of `blocks`, shape (groups, n, n); the covariance when `centred`.
+
+        Not finite where the values are too large for float32 to hold their squares.
+        """
+        deviation = self._deviation()[:, self.blocks[number]]
         mean = self.mean()[:, self.blocks[number]]
         gram = self._grams[number]
         assert gram is not None
-        wide = gram.astype(np.float64) / self.rows
-        return wide - mean[:, :, None] * mean[:, None, :] if centred else wide
+        covariance = gram.astype(np.float64) / self.rows - deviation[:, :, None] * deviation[:, None, :]
+        return covariance if centred else covariance + mean[:, :, None] * mean[:, None, :]

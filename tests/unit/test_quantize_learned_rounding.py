@@ -127,6 +127,31 @@ def test_moments_are_the_same_however_the_rows_arrive():
     np.testing.assert_allclose(parts.mean()[0], rows[0].mean(axis=0), rtol=1e-5)
 
 
+def test_a_mean_far_above_the_variance_does_not_drown_it():
+    rows = correlated(600, 24, 1)
+    moments = InputMoments(24, 1)
+    for start in range(0, 600, 50):
+        moments.add((rows[None, start : start + 50] * 0.1 + 1000).astype(np.float32))
+    np.testing.assert_allclose(moments.mean()[0], (rows * 0.1 + 1000).mean(axis=0), rtol=1e-6)
+    expected = np.cov((rows * 0.1).T, ddof=0)
+    np.testing.assert_allclose(moments.gram(0, centred=True)[0], expected, atol=1e-3 * expected.max())
+    outer = np.square((rows * 0.1 + 1000).mean())
+    np.testing.assert_allclose(moments.gram(0, centred=False)[0], outer, rtol=0.01)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-15, 1e15, 1e30])
+def test_activations_of_any_size_give_codes(factor):
+    weight = np.random.default_rng(0).standard_normal((8, 24)).astype(np.float32)
+    moments = InputMoments(24, 1)
+    with np.errstate(over="ignore"):
+        moments.add((correlated(300, 24, 1)[None] * factor).astype(np.float32))
+        nearest, found, codes, _ = learned(weight, moments.gram(0, centred=True)[0])
+    assert np.abs(codes.astype(int)).max() <= 127
+    assert np.isfinite(found).all()
+    if factor in (1e-15, 1e15):
+        assert (found != nearest).any()
+
+
 def tuned(model, samples, target="tflite", options=LEARNED):
     policy = load_target(target).int8
     found = calibrate(model, samples, policies=[policy])

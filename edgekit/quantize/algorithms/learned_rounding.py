@@ -37,21 +37,28 @@ def learned_codes(
 ) -> NDArray[np.float64]:
     """Codes (groups, outputs, summands) in [-limit, limit], never worse on `gram` than `nearest`.
 
+    `nearest` itself where `gram` is zero, not finite, or not positive even with damping: values so small that
+    their squares vanish in float32.
+
     `weight` and `nearest` have that shape, `scales` (groups, outputs), `gram` (groups, summands, summands).
     `taps` is the number of kernel positions of an input channel. With `paired`, no two neighbouring input
     channels of one sign sum above `PAIR_LIMIT` in magnitude; the number of channels must be even.
     """
     width = gram.shape[-1]
-    power = np.trace(gram, axis1=1, axis2=2) / width
-    if not power.any():
+    if not np.isfinite(gram).all() or not gram.any():
         return nearest
+    gram = gram / np.abs(gram).max()
+    power = np.trace(gram, axis1=1, axis2=2) / width
     floor = np.maximum(power, power.max() * 1e-6)  # groups that never see a value
     damped = gram + (_DAMPING * floor)[:, None, None] * np.eye(width)
     order = _order(damped, taps=taps, paired=paired)
+    ordered = damped[:, order][:, :, order]
+    try:
+        upper = np.linalg.cholesky(np.linalg.inv(ordered)).transpose(0, 2, 1).astype(np.float32)
+    except np.linalg.LinAlgError:
+        return nearest
     codes = np.empty_like(nearest)
-    codes[:, :, order] = _sequential(
-        weight[:, :, order], scales, damped[:, order][:, :, order], limit=limit, paired=paired
-    )
+    codes[:, :, order] = _sequential(weight[:, :, order], scales, upper, limit=limit, paired=paired)
     steps = scales[:, :, None]
     change_of_both = (codes * steps - weight, nearest * steps - weight)
     learned, plain = (np.einsum("goi,gij,goj->go", c, gram, c, optimize=True) for c in change_of_both)
@@ -71,12 +78,11 @@ def _order(gram: NDArray[np.float64], *, taps: int, paired: bool) -> NDArray[np.
 def _sequential(
     weight: NDArray[np.float64],
     scales: NDArray[np.float64],
-    gram: NDArray[np.float64],
+    upper: NDArray[np.float32],
     *,
     limit: int,
     paired: bool,
 ) -> NDArray[np.float32]:
-    upper = np.linalg.cholesky(np.linalg.inv(gram)).transpose(0, 2, 1).astype(np.float32)
     free, steps = weight.astype(np.float32), scales.astype(np.float32)
     codes = np.zeros(weight.shape, np.float32)
     columns = weight.shape[2]
