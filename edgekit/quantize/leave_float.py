@@ -98,8 +98,8 @@ def _tensors_before_logarithms(nodes: list[Any]) -> set[str]:
 
 
 def normalizations(index: GraphIndex) -> set[str]:
-    """The nodes of layer, instance, group and RMS normalizations that are written in arithmetic."""
-    found: set[str] = set()
+    """The nodes of layer, instance, group, RMS normalizations and softmaxes written in arithmetic."""
+    found = {n.name for n in index.model.graph.node if n.op_type == "Sub" and _only_exponent(index, n)}
     scales: set[str] = set()
     for node in index.model.graph.node:
         takes_root = node.op_type == "Sqrt" or (node.op_type == "Pow" and not _squares(index, node))
@@ -121,6 +121,11 @@ def normalizations(index: GraphIndex) -> set[str]:
             continue
         found.add(node.name)
     return found
+
+
+def _only_exponent(index: GraphIndex, node: Any) -> bool:
+    readers = index.readers.get(node.output[0], ())
+    return bool(readers) and all(r.op_type == "Exp" for r in readers) and node.output[0] not in index.outputs
 
 
 def _made_by(index: GraphIndex, tensor: str, nodes: set[str]) -> bool:

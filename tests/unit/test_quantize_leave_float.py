@@ -150,6 +150,17 @@ def test_a_normalization_in_arithmetic_stays_in_float_and_what_is_around_it_does
     assert set(placement.tensors) == {"x", "first", "stream", read, "second", "out"}
 
 
+def test_what_an_exponent_reads_stays_in_float():
+    b = GraphBuilder()
+    axis = b.constant("axis", np.int64([-1]))
+    scores = b.add("MatMul", ["x", b.weight("w", 8, 8)], "scores")
+    shifted = b.add("Sub", [scores, b.add("ReduceMax", [scores, axis], "largest")], "shifted")
+    powers = b.add("Exp", [shifted], "powers")
+    b.add("Div", [powers, b.add("ReduceSum", [powers, axis], "total")], "shares")
+    placement = place(index_graph(b.build({"x": [1, 8]}, ["shares"])), TFLITE)
+    assert set(placement.tensors) == {"x", "scores"}
+
+
 @pytest.mark.parametrize("form", ["centred", "expanded"])
 def test_rows_of_different_size_are_normalized_all_the_same(form, monkeypatch):
     """What it is for, and the control that integers throughout lose more."""
