@@ -1,0 +1,53 @@
+"""Export many sources in one process, TensorFlow loaded once: `python keras_readings.py CASES FOLDER`.
+
+CASES is JSON, name -> [format, batch, options]; prints name -> what came of it as JSON on the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from edgekit.core.arrays import load_arrays
+from edgekit.errors import EdgekitError
+from edgekit.formats.tf_export import ENVIRONMENT
+
+
+def main(cases: str, folder: str) -> None:
+    """Run every case; a refusal is an answer like any other."""
+    os.environ.update(ENVIRONMENT)
+    import onnx
+
+    from edgekit.graph.compare import first_difference
+    from edgekit.graph.evaluate import evaluate
+    from edgekit.pipeline.reading_tf import export
+
+    answers = {}
+    for name, (kind, batch, options) in json.loads(Path(cases).read_text()).items():
+        out = Path(folder) / name
+        try:
+            read = export(kind, options, batch, str(out))
+        except EdgekitError as err:
+            answers[name] = {"error": type(err).__name__, "text": str(err)}
+            continue
+        inputs = [out / f"{i}.inputs.npz" for i in range(read["sets"])]
+        got = [out / f"{i}.got.npz" for i in range(read["sets"])]
+        evaluate(str(out / "prepared.onnx"), [str(p) for p in inputs], [str(p) for p in got])
+        graph = onnx.load(out / "prepared.onnx").graph
+        answers[name] = {
+            "inputs": {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input},
+            "outputs": [v.name for v in graph.output],
+            "operators": sorted({node.op_type for node in graph.node}),
+            "notes": read["notes"],
+            "differences": [
+                str(d) for i in range(read["sets"])
+                if (d := first_difference(load_arrays(out / f"{i}.outputs.npz"), load_arrays(got[i])))
+            ],
+        }  # fmt: skip
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
