@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,13 @@ def test_two_label_arrays_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "nothing.npz: no such file" in refusal(DataSource(path=str(tmp_path / "nothing.npz")))
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = save(tmp_path, input=images())
+    with zipfile.ZipFile(source.path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("input.npy", archive.read("input.npy"))
+    assert "two arrays are named 'input'" in refusal(source)
 
 
 def test_an_unknown_ending_says_what_is_read(tmp_path: Path) -> None:

@@ -190,6 +190,9 @@ def open_npz(path: Path, *, scalars: bool = False) -> Mapping[str, Rows]:
                     problems.append(f"{info.filename!r} is not an array: an .npz holds .npy members only")
                     continue
                 name = info.filename.removesuffix(".npy")
+                if name in found:
+                    problems.append(f"two arrays are named {name!r}")
+                    continue
                 try:
                     found[name] = _member(path, archive, info, problems, scalars)
                 except (ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error) as err:
