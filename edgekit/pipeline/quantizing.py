@@ -10,7 +10,8 @@ from edgekit.core.events import Event
 from edgekit.core.files import digest_file, digest_json
 from edgekit.core.packages import installed_version
 from edgekit.core.samples import open_samples
-from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy
+from edgekit.core.target import Int8Policy, Precision, Target, WeightPolicy, load_target
+from edgekit.errors import UsageError
 from edgekit.pipeline.cache import cached_folder, partial_result
 from edgekit.pipeline.job import Job
 
@@ -26,6 +27,7 @@ def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
     if not calibrated or job.recipe.calibration is None:
         return graphs
     int8 = [p for p in calibrated.values() if isinstance(p, Int8Policy)]
+    int8 += [wide for p in int8 if (wide := _wide_policy(job, p)) and wide not in int8]
     job = evened_out(job, int8)
     ranges = _calibrate(job, int8)
     quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
@@ -34,8 +36,27 @@ def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
 
 def quantized_graph(job: Job, policy: Int8Policy) -> Path:
     """The quantized graph of one policy, as the job's recipe wants it, in the job's `work` folder."""
-    job = evened_out(job, [policy])
-    return _quantize(job, policy, _calibrate(job, [policy]))
+    wide = _wide_policy(job, policy)
+    policies = [policy, *([wide] if wide else [])]
+    job = evened_out(job, policies)
+    return _quantize(job, policy, _calibrate(job, policies))
+
+
+def _wide_policy(job: Job, policy: Int8Policy) -> Int8Policy | None:
+    """The policy of nodes that keep int16x8 in graphs of an int8 `policy`; None where none does, or can.
+
+    Raises `UsageError` for targets that share the int8 policy and differ in this.
+    """
+    if "int16x8" not in job.recipe.quantization.keep.values():
+        return None
+    sharing = [t for t in map(load_target, job.recipe.targets) if t.int8 == policy]
+    found = [t.int16x8 if "int16x8" in t.precisions else None for t in sharing]
+    if any(wide != found[0] for wide in found):
+        names = ", ".join(t.name for t in sharing)
+        raise UsageError(
+            f"{names} share their int8 graph and differ in int16x8", hint="convert for one at a time"
+        )
+    return found[0] if found else None
 
 
 def evened_out(job: Job, policies: list[Int8Policy]) -> Job:
@@ -125,6 +146,7 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
         "options": encode(options),
         "samples": encode(calibration),
         "signature": encode(job.model.signature),
+        "wide": encode(_wide_policy(job, policy)),
     }
     tuned = ", tuned on samples" if options.looks_at_samples else ""
     label = f"quantize ({policy.activation} activations, {_codes(policy)}{tuned})"
@@ -141,6 +163,7 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
         "calibration": digest_file(ranges),
         "policy": arguments["policy"],
         "options": arguments["options"],
+        "wide": arguments["wide"],
         "samples": open_samples(calibration.data, job.model.signature).digest,
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }

@@ -21,9 +21,10 @@ from edgekit.core.target import Int8Policy
 from edgekit.quantize.algorithms.empirical_bias import correct_biases
 from edgekit.quantize.algorithms.equalization import Equalized, equalize, smooth
 from edgekit.quantize.calibrate import Calibration, read_calibration
-from edgekit.quantize.qdq import code_weights, quantize
+from edgekit.quantize.qdq import code_weights
 from edgekit.quantize.rounding import learn_rounding
 from edgekit.quantize.weight_coding import CodedWeight
+from edgekit.quantize.widths import quantize_widths
 
 if TYPE_CHECKING:
     from edgekit.core.samples import Samples
@@ -48,9 +49,11 @@ def quantize_file(
     samples: dict[str, Any],
     signature: dict[str, Any],
     out: str,
+    wide: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Step: write the QDQ graph of `model` to `out`; says how many tensors and weights were quantized.
 
+    `wide` is the policy of nodes that keep int16x8, where the target has one.
     `samples` are the `CalibrationOptions` by which `calibration` was made; they are read again only where
     `options` ask for an algorithm that needs them.
     """
@@ -65,8 +68,13 @@ def quantize_file(
     if chosen.looks_at_samples:
         opened = open_samples(source.data, decode(Signature, signature, where="signature"))
         tuned = tune(graph, _Again(opened), calibration=tuned.calibration, policy=rules, options=chosen)
-    result, placement = quantize(
-        graph, calibration=tuned.calibration, policy=rules, options=chosen, coded=tuned.coded
+    result, placement = quantize_widths(
+        graph,
+        calibration=tuned.calibration,
+        policy=rules,
+        wide=decode(Int8Policy, wide, where="wide") if wide else None,
+        options=chosen,
+        coded=tuned.coded,
     )
     with atomic_file(Path(out)) as temporary:
         temporary.write_bytes(result.SerializeToString(deterministic=True))

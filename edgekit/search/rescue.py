@@ -39,7 +39,7 @@ __all__ = ["ALGORITHMS", "Rescuer"]
 
 _SEARCH_SAMPLES = 512  # at most, evenly spread over the search half
 _WORTH_DB = 0.1  # what an algorithm has to bring to be kept
-_MARGINS = (1.64, 2.33, 3.1)  # standard errors: of 95, 99 and 99.9 % of draws, one-sided
+_MARGINS = (1.0, 1.64, 2.33)  # standard errors: of 84, 95 and 99 % of draws, one-sided
 
 Change = Callable[[Recipe], Recipe]
 
@@ -126,7 +126,7 @@ class _Attempts:
     def _algorithms(self, graph: Path) -> tuple[Recipe, Path, tuple[str, ...]]:
         """The recipe, the graph and the names of the algorithms that help, by simulation."""
         recipe, best = self.job.recipe, graph
-        standing = self._simulated(graph)
+        standing = self._simulated(graph, "plain int8")
         self.tried.append(Attempt(what="plain int8", standing=standing))
         done: tuple[str, ...] = ()
         for name, change in ALGORITHMS.items():
@@ -136,7 +136,7 @@ class _Attempts:
             if candidate == recipe or (name in _POLISH and standing.sqnr_db < _POLISH_FROM_DB):
                 continue
             made = quantized_graph(self._job(candidate), self.policy)
-            found = self._simulated(made)
+            found = self._simulated(made, name)
             self.tried.append(Attempt(what=name, standing=found))
             if found.sqnr_db > standing.sqnr_db + _WORTH_DB:
                 recipe, best, standing, done = candidate, made, found, (*done, name)
@@ -220,10 +220,10 @@ class _Attempts:
             job.runner.on_event(Event(step=label, state="cached"))
         return decode(Mixture, json.loads((folder / "mixture.json").read_text("utf-8")), where=str(folder))
 
-    def _simulated(self, graph: Path) -> Standing:
+    def _simulated(self, graph: Path, what: str) -> Standing:
         arguments = {"model": str(self.job.model.path), "graph": str(graph), **self._samples()}
         found = self.job.runner.run(
-            "edgekit.quantize.mixture:standing_file", arguments, label=f"simulate {graph.parent.name}"
+            "edgekit.quantize.mixture:standing_file", arguments, label=f"simulate {self.target.name}: {what}"
         )
         return decode(Standing, found, where="standing")
 

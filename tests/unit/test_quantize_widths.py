@@ -1,0 +1,82 @@
+"""Mixtures of int8 and int16 activations: where they meet, and that LiteRT runs both in integers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from quantize_models import classifier, pictures, run
+from tflite_models import invoke, lowered
+
+from edgekit.core.recipe import QuantizationOptions
+from edgekit.core.target import load_target
+from edgekit.errors import UsageError
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.widths import quantize_widths
+
+TFLITE = load_target("tflite")
+
+
+def mixed(keep, policy=TFLITE.int8, wide=TFLITE.int16x8):
+    model = classifier()
+    found = calibrate(model, pictures(16), policies=[TFLITE.int8, TFLITE.int16x8])
+    graph, _ = quantize_widths(
+        model, calibration=found, policy=policy, wide=wide, options=QuantizationOptions(keep=keep)
+    )
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def widths(graph):
+    zeros = {t.name: onnx.numpy_helper.to_array(t).dtype.name for t in graph.graph.initializer}
+    return Counter(zeros[n.input[2]] for n in graph.graph.node if n.op_type == "QuantizeLinear")
+
+
+def noise(graph):
+    model, samples = classifier(), pictures(8, seed=3)
+    return sum(((run(model, s)["logits"] - run(graph, s)["logits"]) ** 2).sum() for s in samples)
+
+
+def test_litert_runs_both_widths_in_integers_and_answers_like_the_graph(tmp_path):
+    graph = mixed({"project": "int16x8", "logits": "int16x8"})
+    assert widths(graph)["int16"] >= 3
+    assert widths(graph)["int8"] >= 2
+    inputs = pictures(1)[0]
+    ran = invoke(lowered(graph, tmp_path, "int8"), inputs)
+    expected = run(graph, inputs)["logits"]
+    np.testing.assert_allclose(ran.outputs["logits"], expected, atol=2 * np.ptp(expected) / 255)
+    assert "int8" in ran.dtypes_of("CONV_2D") | ran.dtypes_of("DEPTHWISE_CONV_2D")
+    assert "int16" in ran.dtypes_of("CONV_2D")
+    assert ran.dtypes_of("FULLY_CONNECTED") == {"int16"}
+
+
+def test_wider_nodes_make_less_noise():
+    nodes = ("stem", "depthwise", "project", "joined", "logits")
+    assert noise(mixed(dict.fromkeys(nodes, "int16x8"))) < noise(mixed({})) / 4
+
+
+def test_without_a_policy_of_16_bits_kept_nodes_are_float():
+    graph = mixed({"project": "int16x8"}, wide=None)
+    assert graph.SerializeToString(deterministic=True) == mixed({"project": "float32"}).SerializeToString(
+        deterministic=True
+    )
+    assert set(widths(graph)) == {"int8"}
+
+
+def test_an_int16x8_artifact_has_its_kept_nodes_anyway():
+    plain, kept = (mixed(k, policy=TFLITE.int16x8, wide=None) for k in ({}, {"project": "int16x8"}))
+    assert plain.SerializeToString(deterministic=True) == kept.SerializeToString(deterministic=True)
+
+
+def test_an_unknown_node_is_named_with_its_neighbour():
+    with pytest.raises(UsageError, match="did you mean 'project'"):
+        mixed({"projct": "int16x8"})
+
+
+def test_float_and_both_integers_mix():
+    graph = mixed({"stem": "float32", "project": "int16x8"})
+    assert set(widths(graph)) == {"int8", "int16"}
+    readers = [n for n in graph.graph.node if n.name == "stem"]
+    assert readers[0].input[1] == "stem.w"
