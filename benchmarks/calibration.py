@@ -7,8 +7,9 @@ Plain inference is a session with default settings that answers every sample. `p
 samples alone: for edgekit from a session that stands to ranges chosen, for ONNX Runtime's calibrators from
 the augmented graph to ranges. `whole` counts what comes before it, too (graph, optimization, session), on
 both sides; imports count on neither. NNCF does not calibrate by itself: its row is all of `nncf.quantize`.
-Ratios are to plain inference in the same round, of wall-clock time and of CPU time; peak memory is the
-process's VmHWM.
+Ratios are to plain inference in the same round, of wall-clock time and of CPU time, samples made on both
+sides; `pass_cpu_ratio_without_samples` takes the making of them (the row `samples`) off both. Peak memory is
+the process's VmHWM.
 
     python benchmarks/calibration.py --samples 32 256 1000 --methods auto minmax
     python benchmarks/calibration.py --quick
@@ -93,7 +94,7 @@ def interpreters(options: argparse.Namespace) -> tuple[dict[str, str], dict[str,
 
 def cases(options: argparse.Namespace, pythons: dict[str, str]) -> list[Case]:
     """What is measured; a peer only where it can run."""
-    found: list[Case] = [("inference", "none", n) for n in options.samples]
+    found: list[Case] = [(who, "none", n) for who in ("samples", "inference") for n in options.samples]
     found += [("edgekit", m, n) for m in options.methods for n in options.samples]
     if "onnxruntime" in options.peers:
         for method in (m for m in options.methods if m in ORT_METHODS):
@@ -113,13 +114,14 @@ def compare(model: Path, wanted: list[Case], repeat: int, pythons: dict[str, str
             python = pythons.get(case[0], sys.executable)
             command = [python, __file__, "--child", *map(str, case), str(model)]
             found[case].append(json_of(command, limit_s=1800))
-    return [row(case, found[case], found["inference", "none", case[2]]) for case in wanted]
+    plain = {n: (found["inference", "none", n], found["samples", "none", n]) for _, _, n in wanted}
+    return [row(case, found[case], *plain[case[2]]) for case in wanted]
 
 
-def row(case: Case, runs: list[Cell], plain: list[Cell]) -> Cell:
+def row(case: Case, runs: list[Cell], plain: list[Cell], made: list[Cell]) -> Cell:
     """Medians of the runs that went well, and of their ratios to plain inference in the same round."""
     line: Cell = {"contender": case[0], "method": case[1], "samples": case[2], "runs": len(runs)}
-    bad = [r for r in (*runs, *plain) if r["outcome"] != "ok"]
+    bad = [r for r in (*runs, *plain, *made) if r["outcome"] != "ok"]
     if bad:
         return {**line, **bad[0]}
 
@@ -131,6 +133,11 @@ def row(case: Case, runs: list[Cell], plain: list[Cell]) -> Cell:
         line[seconds] = middle([r[seconds] for r in runs], 3)
         for name, key in ((f"{part}_ratio", seconds), (f"{part}_cpu_ratio", cpu)):
             line[name] = middle([r[key] / p[key] for r, p in zip(runs, plain, strict=True)], 2)
+    bare = [
+        [max(r["pass_cpu_s"] - m["pass_cpu_s"], 0.0) for r, m in zip(rows, made, strict=True)]
+        for rows in (runs, plain)
+    ]
+    line["pass_cpu_ratio_without_samples"] = middle([r / p for r, p in zip(*bare, strict=True)], 2)
     line["peak_memory_mib"] = middle([r["peak_mib"] for r in runs], 1)
     return line
 
@@ -162,8 +169,7 @@ class Clock:
 
 def measure(who: str, method: str, samples: int, model: Path) -> Cell:
     """Seconds of one contender over the samples, and the peak memory of this process."""
-    prepare = {"inference": infers, "edgekit": edgekit, "onnxruntime": onnxruntime_calibrates, "nncf": nncf}
-    run = prepare[who]()
+    run = CONTENDERS[who]()
     whole = Clock()
     start = run(method, model)
     only = Clock()
@@ -189,6 +195,16 @@ def infers() -> Prepare:
         return start
 
     return prepare
+
+
+def makes_samples() -> Prepare:
+    """Nothing but the samples."""
+
+    def start(samples: int) -> None:
+        for _ in pictures(samples):
+            pass
+
+    return lambda method, model: start
 
 
 def edgekit() -> Prepare:
@@ -267,6 +283,12 @@ def nncf() -> Prepare:
         return start
 
     return prepare
+
+
+CONTENDERS: dict[str, Callable[[], Prepare]] = {
+    "samples": makes_samples, "inference": infers, "edgekit": edgekit, "onnxruntime": onnxruntime_calibrates,
+    "nncf": nncf,
+}  # fmt: skip
 
 
 def peak_mib() -> float:
