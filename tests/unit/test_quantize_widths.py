@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from quantize_models import classifier, pictures, run
-from tflite_models import invoke, lowered
+from random_cases import random_feeds
+from random_graphs import network
+from tflite_models import invoke, lowered, reference
 
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
@@ -80,3 +82,34 @@ def test_float_and_both_integers_mix():
     assert set(widths(graph)) == {"int8", "int16"}
     readers = [n for n in graph.graph.node if n.name == "stem"]
     assert readers[0].input[1] == "stem.w"
+
+
+def steps_apart(seed, place):
+    """Steps of an 8-bit output between LiteRT and the graph, of a random network and mixture of it."""
+    model, random = network(seed), np.random.default_rng([seed, 2])
+    kept = [n.name for n in model.graph.node[1:] if random.random() < 0.5]
+    keep = {name: "int16x8" if random.random() < 0.6 else "float32" for name in kept}
+    samples = [random_feeds(model, s) for s in range(100, 108)]
+    found = calibrate(model, samples, policies=[TFLITE.int8, TFLITE.int16x8])
+    options = QuantizationOptions(keep=keep)
+    graph, _ = quantize_widths(
+        model, calibration=found, policy=TFLITE.int8, wide=TFLITE.int16x8, options=options
+    )
+    feeds = random_feeds(model, 0)
+    ran = invoke(lowered(graph, place, "int8"), feeds)
+    expected = reference(graph, feeds)
+    return max(
+        float(np.abs(ran.outputs[name] - value).max() / max(np.ptp(value) / 255, 1e-9))
+        for name, value in expected.items()
+    )
+
+
+def test_random_mixtures_of_both_widths_agree_with_the_graph(tmp_path, need):
+    need("ai_edge_litert")
+    assert {seed: s for seed in range(6) if (s := steps_apart(seed, tmp_path / str(seed))) > 6.01} == {}
+
+
+@pytest.mark.conformance
+def test_many_random_mixtures_of_both_widths_agree_with_the_graph(tmp_path, need):
+    need("ai_edge_litert")
+    assert {seed: s for seed in range(6, 200) if (s := steps_apart(seed, tmp_path / str(seed))) > 6.01} == {}
