@@ -1,10 +1,11 @@
-"""GELU that was written out with Erf is one node again."""
+"""GELU that was written out with Erf or Tanh is one node again."""
 
 from __future__ import annotations
 
-from math import sqrt
+from math import pi, sqrt
 from typing import TYPE_CHECKING, Any
 
+from edgekit.core.packages import require
 from edgekit.graph.result import PassResult
 from edgekit.graph.walk import constants, node_reads
 
@@ -22,6 +23,8 @@ def apply(model: ModelProto) -> PassResult:
 
     Before: x * (Erf(x / sqrt(2)) + 1) * 0.5, the factors in any order, divisions written as products or not
     After: Gelu(x)
+    Before: the same with Tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)), the cube a product or a Pow
+    After: Gelu(x, approximate="tanh")
     Must not change: an intermediate value that something else reads; names of outputs.
 
     Source: Hendrycks and Gimpel, https://arxiv.org/abs/1606.08415. Needs an opset from 20 on.
@@ -29,7 +32,7 @@ def apply(model: ModelProto) -> PassResult:
     if not any(e.domain in ("", "ai.onnx") and e.version >= 20 for e in model.opset_import):
         return PassResult(model=model, modified=False)
     graph = _Graph(model.graph)
-    changes = [graph.restore(n) for n in list(model.graph.node) if n.op_type == "Erf"]
+    changes = [graph.restore(n) for n in list(model.graph.node) if n.op_type in ("Erf", "Tanh")]
     return PassResult(model=model, modified=any(changes))
 
 
@@ -40,8 +43,8 @@ class _Graph:
         self.outputs = {value.name for value in graph.output}
 
     def restore(self, erf: NodeProto) -> bool:
-        scaled, add = self.writer(erf.input[0]), self.reader(erf.output[0])
-        x = self.scaled(scaled, 1 / sqrt(2))
+        add = self.reader(erf.output[0])
+        x, inner = self.argument(erf)
         if x is None or add is None or add.op_type != "Add" or self.other(add, erf.output[0]) != 1.0:
             return False
         product = self.product(add.output[0], x)
@@ -51,12 +54,43 @@ class _Graph:
         last.op_type = "Gelu"
         del last.attribute[:], last.input[:]
         last.input.append(x)
+        if erf.op_type == "Tanh":
+            last.attribute.append(require("onnx").helper.make_attribute("approximate", "tanh"))
         for node in (add, erf, *product[:-1]):
             self.graph.node.remove(node)
-        self.drop(scaled)
+        for node in inner:
+            self.drop(node)
         for node in [n for n in self.graph.node if self.scaled(n, 0.5) == x]:
             self.drop(node)
         return True
+
+    def argument(self, node: NodeProto) -> tuple[str | None, list[NodeProto]]:
+        """The x of this Erf or Tanh, and the nodes between them, last one first."""
+        scaled = self.writer(node.input[0])
+        if node.op_type == "Erf":
+            return self.scaled(scaled, 1 / sqrt(2)), [scaled] if scaled is not None else []
+        total = self.writer(self.scaled(scaled, sqrt(2 / pi)) or "")
+        if scaled is None or total is None or total.op_type != "Add":
+            return None, []
+        for x, cube in (tuple(total.input), tuple(reversed(total.input))):
+            number, factors, nodes = self.factorized(cube, x)
+            if factors == [x] * 3 and abs(number / 0.044715 - 1) < _CLOSE:
+                return x, [scaled, total, *nodes]
+        return None, []
+
+    def factorized(self, value: str, x: str) -> tuple[float, list[str], list[NodeProto]]:
+        """`value` as a number times tensors, x or others; and the nodes that multiply, last one first."""
+        number, node = self.number(value), self.writer(value)
+        if number is not None:
+            return number, [], []
+        if value == x or node is None:
+            return 1.0, [value], []
+        if node.op_type == "Pow" and self.number(node.input[1]) == 3:
+            return 1.0, [node.input[0]] * 3, [node]
+        if node.op_type != "Mul":
+            return 1.0, [value], []
+        parts = [self.factorized(name, x) for name in node.input]
+        return parts[0][0] * parts[1][0], parts[0][1] + parts[1][1], [node, *parts[0][2], *parts[1][2]]
 
     def product(self, value: str, x: str) -> list[NodeProto] | None:
         """The nodes that multiply `value` by x and by one half; None where they do something else."""

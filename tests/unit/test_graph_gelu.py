@@ -52,6 +52,45 @@ def test_every_way_to_write_gelu_becomes_one_node(form):
     assert relative_error(reference(model, values)["y"], before) < 1e-6
 
 
+def by_tanh(*cube, factor=0.044715):
+    nodes = [
+        *(helper.make_node(op, list(inputs), [output]) for op, *inputs, output in cube),
+        helper.make_node("Add", ["x", "cube"], ["t"]),
+        helper.make_node("Mul", ["rate", "t"], ["s"]),
+        helper.make_node("Tanh", ["s"], ["e"]),
+        helper.make_node("Add", ["one", "e"], ["a"]),
+        helper.make_node("Mul", ["half", "a"], ["m"]),
+        helper.make_node("Mul", ["x", "m"], ["y"]),
+    ]
+    constants = {**CONSTANTS, "rate": np.float32(np.sqrt(2 / np.pi)), "c": np.float32(factor)}
+    used = {name for node in nodes for name in node.input}
+    constants["three"] = np.float32(3)
+    return graph(nodes, {"x": (3, 4)}, ["y"], {k: v for k, v in constants.items() if k in used})
+
+
+CUBES = {
+    "as JAX writes it": (("Mul", "c", "x", "p"), ("Mul", "x", "p", "q"), ("Mul", "x", "q", "cube")),
+    "square first": (("Mul", "x", "x", "p"), ("Mul", "p", "x", "q"), ("Mul", "q", "c", "cube")),
+    "a power": (("Pow", "x", "three", "p"), ("Mul", "c", "p", "cube")),
+}
+
+
+@pytest.mark.parametrize("form", CUBES)
+def test_gelu_by_tanh_becomes_one_node(form):
+    model = by_tanh(*CUBES[form])
+    values = feeds(model)
+    before = reference(model, values)["y"]
+    assert restore_gelu.apply(model).modified
+    assert [node.op_type for node in model.graph.node] == ["Gelu"]
+    assert relative_error(reference(model, values)["y"], before) < 1e-6
+
+
+def test_another_polynomial_under_tanh_is_left_as_it_is():
+    assert not restore_gelu.apply(by_tanh(*CUBES["a power"], factor=0.05)).modified
+    square = (("Mul", "x", "x", "p"), ("Mul", "p", "c", "cube"))
+    assert not restore_gelu.apply(by_tanh(*square)).modified
+
+
 OTHERS = {
     "another half": written(("Mul", "x", "a", "m"), ("Mul", "m", "two", "y")),
     "another root": written(("Mul", "x", "a", "m"), ("Mul", "m", "half", "y"), scale=("Div", "x", "two")),
