@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "moto
 SIDE = 48
 
 
+@cache
+def _pixels(name: str) -> np.ndarray:
+    with Image.open(packaged("skimage", f"data/{name}")) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def crops(count: int, seed: int) -> np.ndarray:
     """[count, 3, 48, 48], float32, pixels of 0..255, red first."""
     random, found = np.random.default_rng(seed), []
-    pictures = [
-        np.asarray(Image.open(packaged("skimage", f"data/{name}")).convert("RGB")) for name in PHOTOGRAPHS
-    ]
+    pictures = [_pixels(name) for name in PHOTOGRAPHS]
     for number in range(count):
         picture = pictures[number % len(pictures)]
         top, left = (int(random.integers(0, d - 4 * SIDE)) for d in picture.shape[:2])
