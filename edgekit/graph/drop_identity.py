@@ -40,15 +40,15 @@ def _passed_through(node: NodeProto, graph: GraphProto) -> str:
     if node.op_type in ("Max", "Min"):
         return _unlimited(node, graph)
     if node.op_type == "Identity":
-        return node.input[0]
+        return str(node.input[0])
     if node.op_type != "Dropout":
         return ""
     if len(node.output) > 1 and node.output[1] and node.output[1] in graph_reads(graph):
         return ""
     if len(node.input) > 2 and node.input[2]:
         training = constants(graph).get(node.input[2])
-        return node.input[0] if training is not None and not training.any() else ""
-    return node.input[0]
+        return str(node.input[0]) if training is not None and not training.any() else ""
+    return str(node.input[0])
 
 
 def _unlimited(node: NodeProto, graph: GraphProto) -> str:
