@@ -274,8 +274,14 @@ class Comparison:
                 continue
             if ours.answers[0].ndim != 2:
                 continue
-            equal = top1(np.concatenate(ours.answers)) == top1(np.concatenate(graph.answers))
-            found[setting] = {"equal": int(equal.sum()), "of": len(equal), "share": float(equal.mean())}
+            mine, theirs = np.concatenate(ours.answers), np.concatenate(graph.answers)
+            equal = top1(mine) == top1(theirs)
+            found[setting] = {
+                "equal": int(equal.sum()),
+                "equal_or_tied": int((equal | tied(mine, theirs) | tied(theirs, mine)).sum()),
+                "of": len(equal),
+                "share": float(equal.mean()),
+            }
         return found
 
     # ---- timing them
@@ -351,6 +357,14 @@ def top1(answers: np.ndarray) -> np.ndarray:
     """The largest class of every sample; of a single value whether it is above 0.5."""
     flat = answers.reshape(len(answers), -1)
     return flat.argmax(axis=1) if flat.shape[1] > 1 else flat[:, 0] > 0.5
+
+
+def tied(answers: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether the class that `answers` name has the largest score of `others`, too: integers tie."""
+    if answers.shape[1] < 2:
+        return np.zeros(len(answers), bool)
+    named = np.take_along_axis(others, answers.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return named == others.max(axis=1)
 
 
 def sqnr_db(expected: list[np.ndarray], got: list[np.ndarray]) -> float:

@@ -18,7 +18,8 @@ def default(data: DataSource) -> Chosen:
 
 def best(data: DataSource) -> Chosen:
     """Everything that may buy accuracy, at the price of minutes."""
-    return CalibrationOptions(data=data, method="auto"), QuantizationOptions()
+    options = QuantizationOptions(rounding="learned")
+    return CalibrationOptions(data=data, method="auto"), options
 
 
 SETTINGS: dict[str, Callable[[DataSource], Chosen]] = {"default": default, "best": best}
