@@ -55,7 +55,10 @@ def read(models: Path) -> dict[str, Any]:
 
     own = str(models / "layers.py")
     cases = {
-        **{n: case("keras", f"{n}.keras") for n in ("cnn", "lstm", "gru", "words", "old", "custom", "code")},
+        **{
+            n: case("keras", f"{n}.keras")
+            for n in ("cnn", "mobile", "unet", "lstm", "gru", "words", "old", "custom", "code")
+        },
         "static lstm": case("keras", "lstm.keras", STATIC),
         "open": case("keras", "attention.keras"),
         "attention": case("keras", "attention.keras", shapes={"tokens": [1, 5, 1024]}),
@@ -84,7 +87,9 @@ def read(models: Path) -> dict[str, Any]:
 
 
 GOOD = (
-    "cnn", "lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn", "trusted code",
+    "cnn",
+    "mobile",
+    "unet", "lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn", "trusted code",
     "trusted layers", "one", "grow",
 )  # fmt: skip
 
