@@ -41,6 +41,8 @@ class _Graph:
         self.graph = graph
         self.constants: dict[str, NDArray[Any]] = constants(graph)
         self.outputs = {value.name for value in graph.output}
+        known = (*graph.value_info, *graph.input, *graph.output)
+        self.ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in known}
 
     def restore(self, erf: NodeProto) -> bool:
         add = self.reader(erf.output[0])
@@ -80,12 +82,12 @@ class _Graph:
 
     def factorized(self, value: str, x: str) -> tuple[float, list[str], list[NodeProto]]:
         """`value` as a number times tensors, x or others; and the nodes that multiply, last one first."""
-        number, node = self.number(value), self.writer(value)
+        number, node = self.number(value, beside=x), self.writer(value)
         if number is not None:
             return number, [], []
         if value == x or node is None:
             return 1.0, [value], []
-        if node.op_type == "Pow" and self.number(node.input[1]) == 3:
+        if node.op_type == "Pow" and self.number(node.input[1], beside=x) == 3:
             return 1.0, [node.input[0]] * 3, [node]
         if node.op_type != "Mul":
             return 1.0, [value], []
@@ -121,20 +123,24 @@ class _Graph:
         if node is None or node.op_type not in ("Mul", "Div"):
             return None
         if node.op_type == "Div":
-            number = self.number(node.input[1])
+            number = self.number(node.input[1], beside=node.input[0])
             return node.input[0] if number and abs(1 / number / factor - 1) < _CLOSE else None
-        for name, number in ((node.input[1 - i], self.number(n)) for i, n in enumerate(node.input)):
+        for name, constant in (tuple(node.input), tuple(reversed(node.input))):
+            number = self.number(constant, beside=name)
             if number is not None and abs(number / factor - 1) < _CLOSE:
                 return str(name)
         return None
 
     def other(self, node: NodeProto, value: str) -> float | None:
         """The number beside `value` among the inputs of a node."""
-        return next((self.number(name) for name in node.input if name != value), None)
+        return next((self.number(name, beside=value) for name in node.input if name != value), None)
 
-    def number(self, name: str) -> float | None:
+    def number(self, name: str, *, beside: str) -> float | None:
+        """A constant of one element that adds no dimension to the value beside it."""
         value = self.constants.get(name)
-        return float(value.item()) if value is not None and value.size == 1 and value.ndim <= 1 else None
+        if value is None or value.size != 1 or value.ndim > max(1, self.ranks.get(beside, 0)):
+            return None
+        return float(value.item())
 
     def writer(self, value: str) -> NodeProto | None:
         return next((n for n in self.graph.node if value in n.output), None)

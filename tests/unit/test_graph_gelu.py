@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from tflite_models import feeds, graph, reference, relative_error
 
 from edgekit.graph import restore_gelu
@@ -107,3 +108,13 @@ def test_what_is_no_gelu_stays(form):
     before = model.SerializeToString()
     assert not restore_gelu.apply(model).modified
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("shape", "restored"), [((1, 1), True), ((1, 1, 1), False)])
+def test_a_constant_of_one_element_may_have_as_many_dimensions_as_what_it_meets(shape, restored):
+    model = written(("Mul", "x", "a", "m"), ("Mul", "m", "half", "y"))
+    one = next(constant for constant in model.graph.initializer if constant.name == "one")
+    one.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), "one"))
+    model.graph.output[0].type.tensor_type.shape.ClearField("dim")
+    model = onnx.shape_inference.infer_shapes(model)
+    assert restore_gelu.apply(model).modified == restored
