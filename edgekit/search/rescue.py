@@ -20,7 +20,7 @@ from edgekit.core.codec import decode, encode
 from edgekit.core.events import Event
 from edgekit.core.files import digest_file
 from edgekit.core.packages import installed_version
-from edgekit.core.recipe import Recipe, ValidationOptions
+from edgekit.core.recipe import Budgets, Recipe, ValidationOptions
 from edgekit.core.report import Attempt, Rescue
 from edgekit.core.samples import open_samples
 from edgekit.core.sensitivity import Standing
@@ -40,6 +40,7 @@ __all__ = ["ALGORITHMS", "Rescuer"]
 _SEARCH_SAMPLES = 512  # at most, evenly spread over the search half
 _WORTH_DB = 0.1  # what an algorithm has to bring to be kept
 _MARGINS = (1.0, 1.64, 2.33)  # standard errors: of 84, 95 and 99 % of draws, one-sided
+_STRICTER_DB = 3.0  # half the noise: what the next mixture has to bring when the engine was not content
 
 Change = Callable[[Recipe], Recipe]
 
@@ -142,25 +143,25 @@ class _Attempts:
                 recipe, best, standing, done = candidate, made, found, (*done, name)
         return recipe, best, done
 
-    def _mixture(
-        self, recipes: dict[tuple[str, ...], Recipe], plain: Artifact, account: Rescue
-    ) -> Mended:
-        """Keep nodes in float until the engine's answers keep the budgets, by ever larger margins.
+    def _mixture(self, recipes: dict[tuple[str, ...], Recipe], plain: Artifact, account: Rescue) -> Mended:
+        """Keep nodes in float, by ever stricter searches, until the engine keeps the budgets with a margin.
 
         Each recipe (by the names of the algorithms it turned on) is searched: what helps the whole network
         in integers, clipping for one, can hurt where some of it is float.
         """
         best: tuple[Path, Artifact, Rescue] | None = None
+        budgets = self.budgets
         for margin in _MARGINS:
-            found = {done: self._search(self._job(recipe), margin) for done, recipe in recipes.items()}
+            found = {done: self._search(self._job(r), budgets, margin) for done, r in recipes.items()}
             done = min(found, key=lambda d: _preference(found[d], len(d)))
             graph, artifact, tried = self._mixed(recipes[done], found[done], replace(account, done=done))
-            if tried.reached:
-                return self._finished(graph, artifact, plain, tried)
-            if best is None or tried.final.sqnr_db > best[2].final.sqnr_db:
+            if best is None or _rank(tried) > _rank(best[2]):
                 best = graph, artifact, tried
-            if not found[done].met:
+            answers = replace(self.budgets, min_sqnr_db=None)  # no luck in a mean over every value
+            if not found[done].met or (tried.reached and keeps(tried.final, answers, margin=_MARGINS[0])):
                 break
+            least = found[done].standing.sqnr_db + _STRICTER_DB
+            budgets = replace(budgets, min_sqnr_db=max(least, budgets.min_sqnr_db or least))
         assert best is not None
         return self._finished(best[0], best[1], plain, best[2])
 
@@ -182,15 +183,15 @@ class _Attempts:
         )
         return graph, artifact, tried
 
-    def _search(self, job: Job, margin: float) -> Mixture:
-        """The mixture that keeps the budgets in simulation, from the cache when it was searched before."""
+    def _search(self, job: Job, budgets: Budgets, margin: float) -> Mixture:
+        """The mixture that keeps `budgets` in simulation, from the cache when it was searched before."""
         job = evened_out(job, [self.policy])
         ranges = calibration_of(job, [self.policy])
         arguments = {
             **self._samples(),
             "policy": encode(self.policy),
             "options": encode(job.recipe.quantization),
-            "budgets": encode(self.budgets),
+            "budgets": encode(budgets),
             "margin": margin,
         }
         label = f"search a mixture for {self.target.name}"
@@ -258,6 +259,11 @@ class _Attempts:
         if slower is not None:
             account = replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
         return Mended(graph=graph, rescue=account)
+
+
+def _rank(account: Rescue) -> tuple[bool, float]:
+    """What makes a judged mixture better: it keeps the budgets, and its answers are nearer."""
+    return account.reached, account.final.sqnr_db
 
 
 def _preference(mixture: Mixture, algorithms: int) -> tuple[bool, float, int]:
