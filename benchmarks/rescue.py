@@ -4,13 +4,17 @@ For each network of tests/support/collapsing.py and each target: accuracy lost a
 rescue, with 95 % intervals, on digits that no step has seen; what was done; the CPU time of it all; the
 latency over plain int8, interleaved. Then the same with a budget that cannot be reached.
 
-    python benchmarks/rescue.py [--network NAME] [--target NAME]
+    python benchmarks/rescue.py [--network NAME] [--target NAME] [--seed N]
+
+`--seed` makes other networks: trained from other weights on other digits, rewritten in other places. Nothing
+comes from an older run's cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -25,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from collapsing import NETWORKS, Collapsing
 
 import edgekit
+from edgekit.core.arrays import load_arrays
 from edgekit.core.codec import encode
 from edgekit.core.machine import describe_machine, package_versions
 from edgekit.core.recipe import (
@@ -37,6 +42,8 @@ from edgekit.core.recipe import (
     SourceOptions,
     ValidationOptions,
 )
+from edgekit.pipeline.layout import EXAMPLE, artifact_folder
+from edgekit.search.engine import relative_latency
 
 TARGETS = ("tflite", "openvino", "onnxruntime")
 LIMIT = 0.5  # points
@@ -71,9 +78,10 @@ def recipe(folder: Path, target: str, *, rescue: bool, limit: float = LIMIT) -> 
     )
 
 
-def measured(folder: Path, target: str) -> dict[str, Any]:
+def measured(folder: Path, target: str, rounds: int) -> dict[str, Any]:
     """Plain int8 and the rescue on one target, judged on digits that no step has seen."""
     found: dict[str, Any] = {}
+    places: list[Path] = []
     for rescue in (False, True):
         wanted = recipe(folder, target, rescue=rescue)
         begun = cpu_seconds()
@@ -81,6 +89,7 @@ def measured(folder: Path, target: str) -> dict[str, Any]:
         spent = cpu_seconds() - begun
         judged = edgekit.validate(wanted.output, data=folder / "test.npz").artifacts[0]
         account = report.artifacts[0].rescue
+        places.append(Path(wanted.output))
         found["rescued" if rescue else "plain"] = {
             "verdict": report.verdict,
             "drop_points": judged.accuracy.drop if judged.accuracy else None,
@@ -90,7 +99,23 @@ def measured(folder: Path, target: str) -> dict[str, Any]:
             "cpu_seconds": round(spent, 1),
             "account": encode(account) if account else None,
         }
+    plain, rescued = (artifact_folder(place, target, "int8") for place in places)
+    slower = relative_latency(
+        plain, rescued, load_arrays(places[0] / EXAMPLE), deadline_s=900.0, rounds=rounds
+    )
+    found["latency_over_plain"] = encode(slower) if slower else None
+    print(summary(folder, target, found), file=sys.stderr, flush=True)
     return found
+
+
+def summary(folder: Path, target: str, found: dict[str, Any]) -> str:
+    """One target in a line, as it is done."""
+    drops = " -> ".join(f"{found[key]['drop_points']:.1f}" for key in ("plain", "rescued"))
+    account, slower = found["rescued"]["account"] or {}, found["latency_over_plain"] or {}
+    return (
+        f"{folder.name} {target}: {drops} points, {slower.get('ratio', 0):.2f} {slower.get('interval')}, "
+        f"{found['rescued']['cpu_seconds']} CPU s, {account.get('done')}, {account.get('kept')}"
+    )
 
 
 def main() -> None:
@@ -98,13 +123,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", action="append", choices=tuple(NETWORKS))
     parser.add_argument("--target", action="append", choices=TARGETS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=40, help="interleaved rounds of the latencies")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for name in options.network or NETWORKS:
-        with tempfile.TemporaryDirectory(prefix="edgekit-rescue-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"edgekit-{name}-{options.seed}-") as scratch:
             folder = Path(scratch)
-            write_files(NETWORKS[name](), folder)
-            results[name] = {target: measured(folder, target) for target in options.target or TARGETS}
+            os.environ["EDGEKIT_CACHE"] = str(folder / "cache")
+            write_files(NETWORKS[name](options.seed), folder)
+            results[name] = {
+                target: measured(folder, target, options.rounds) for target in options.target or TARGETS
+            }
             out_of_reach = edgekit.run(recipe(folder, "onnxruntime", rescue=True, limit=-50.0))
             account = out_of_reach.artifacts[0].rescue
             results[name]["a budget out of reach"] = {
@@ -112,7 +142,7 @@ def main() -> None:
                 "reached": account.reached if account else None,
                 "reasons": out_of_reach.artifacts[0].verdict_reasons,
             }
-    facts = {"machine": describe_machine(), "versions": package_versions()}
+    facts = {"seed": options.seed, "machine": describe_machine(), "versions": package_versions()}
     print(json.dumps({"networks": results, **facts}, indent=1))
 
 

@@ -80,7 +80,9 @@ class Judge:
         return np.concatenate(found) if found else None
 
 
-def relative_latency(plain: Path, other: Path, example: Arrays, *, deadline_s: float) -> Speedup | None:
+def relative_latency(
+    plain: Path, other: Path, example: Arrays, *, deadline_s: float, rounds: int = _ROUNDS
+) -> Speedup | None:
     """Latency of the artifact folder `other` over that of `plain`, interleaved; None where one cannot run."""
     artifacts = {"plain": open_artifact(plain), "other": open_artifact(other)}
     inputs = {
@@ -99,7 +101,7 @@ def relative_latency(plain: Path, other: Path, example: Arrays, *, deadline_s: f
             first.load(plain, threads=1)
             second.load(other, threads=1)
             workers = {"plain": first, "other": second}
-            times, _ = measure_latency(workers, inputs, rounds=_ROUNDS, warmup=10)
+            times, _ = measure_latency(workers, inputs, rounds=rounds, warmup=10)
     except EdgekitError:
         return None
     if len(times) < len(workers):

