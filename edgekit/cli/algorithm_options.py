@@ -13,7 +13,7 @@ _BIAS = ("none", "analytic", "empirical")
 
 
 def add_algorithms(parser: argparse.ArgumentParser) -> None:
-    """--rounding, --equalize, --smooth, --bias-correction, --weight-clipping."""
+    """--rounding, --equalize, --smooth, --bias-correction, --weight-clipping, --no-leave-float."""
     group = parser.add_argument_group("algorithms (int8 and int16x8)")
     group.add_argument(
         "--rounding", metavar="nearest|learned", type=choice(("nearest", "learned")),
@@ -36,6 +36,10 @@ def add_algorithms(parser: argparse.ArgumentParser) -> None:
         "--weight-clipping", metavar="max|mse", type=choice(("max", "mse")),
         help="the scale of weights by their maximum or by least squared error (default max)",
     )  # fmt: skip
+    group.add_argument(
+        "--no-leave-float", action="store_true",
+        help="quantize spectra and normalizations too, which stay in float because 8 bits destroy them",
+    )  # fmt: skip
 
 
 def algorithms_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -46,5 +50,6 @@ def algorithms_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "smooth": arguments.smooth,
         "bias_correction": arguments.bias_correction,
         "weight_clipping": arguments.weight_clipping,
+        "leave_float": False if arguments.no_leave_float else None,
     }
     return {name: value for name, value in given.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -93,16 +93,19 @@ class QuantizationOptions:
     other. `smooth`: the largest share (0: none, up to 1) of the outliers of normalized activations that may
     move into the weights behind them. `weight_clipping`: the scale of weights by their maximum or by least
     squared error. `rounding`: codes of weights by their own value ("nearest"), or by the error they make at
-    the layer's output on the samples ("learned"). `keep`: node name -> the
-    precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks a budget on accuracy,
-    SQNR or agreement, find what brings it back: stronger algorithms, then nodes that stay float.
+    the layer's output on the samples ("learned"). `leave_float`: what 8 bits would destroy and what integers
+    gain nothing for (spectra, normalizations written in arithmetic, islands) stays float without being named.
+    `keep`: node name -> the precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks
+    a budget on accuracy, SQNR or agreement, find what brings it back: stronger algorithms, then nodes that
+    keep a higher precision.
     """
 
     bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
     equalize: bool = False
     smooth: float = 0.0
     weight_clipping: Literal["max", "mse"] = "max"
-    rounding: Literal["nearest", "learned"] = "nearest"
+    rounding: Literal["auto", "nearest", "learned"] = "nearest"
+    leave_float: bool = True
     keep: dict[str, Literal["float32", "int16x8"]] = field(default_factory=dict)
     rescue: bool = False
 
@@ -113,7 +116,19 @@ class QuantizationOptions:
     @property
     def looks_at_samples(self) -> bool:
         """Whether an algorithm runs the quantized network on samples, besides the calibration pass."""
-        return self.rounding == "learned" or self.bias_correction == "empirical"
+        return self.rounding != "nearest" or self.bias_correction == "empirical"
+
+    def without_effect(self, precisions: tuple[Precision, ...]) -> list[str]:
+        """The options that differ from their defaults and change no artifact of these precisions, and why."""
+        defaults = QuantizationOptions()
+        problems = []
+        for name in (f.name for f in fields(self) if getattr(self, f.name) != getattr(defaults, f.name)):
+            mixes = name == "rescue" or (name == "keep" and "float32" not in self.keep.values())
+            serves = ("int8",) if mixes else CALIBRATED
+            if not set(serves) & set(precisions):
+                needed, given = (", ".join(map(repr, names)) for names in (serves, precisions))
+                problems.append(f"quantization.{name} would have no effect: it serves {needed}; got {given}")
+        return problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +220,7 @@ class Recipe:
             problems += [f"budgets.{name} needs a [validation] table" for name in given]
         if self.quantization.rescue and not given:
             problems.append(f"quantization.rescue needs a budget to reach: {', '.join(judged)}")
+        problems += self.quantization.without_effect(self.precisions)
         for name in ("max_latency_ms", "min_speedup"):
             if getattr(self.budgets, name) is not None and self.benchmark is None:
                 problems.append(f"budgets.{name} needs a [benchmark] table")

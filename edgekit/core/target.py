@@ -57,7 +57,6 @@ class Int8Policy:
 
     `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric` (int16 codes are
     always symmetric).
-    `headroom` widens every range that was calibrated: 16 bits can spare one for values no sample showed.
     `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63].
     `multiply_add`: "saturating" where the CPU may add two neighbouring u8*s8 products in 16 saturating bits
     (x86 without VNNI): 8-bit codes are then capped pair by pair so that no sum can saturate; else "exact".

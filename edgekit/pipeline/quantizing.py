@@ -111,6 +111,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "policies": [encode(p) for p in policies],
         "options": encode(options),
         "signature": encode(job.model.signature),
+        "leave_float": job.recipe.quantization.leave_float,
     }
 
     inputs = {
@@ -119,6 +120,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "policies": arguments["policies"],
         "method": options.method,
         "percentile": options.percentile,
+        "leave_float": arguments["leave_float"],
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
     interrupted = partial_result("calibrate", version=3, inputs=inputs)

@@ -70,11 +70,13 @@ def calibrate_file(
     options: dict[str, Any],
     signature: dict[str, Any],
     out: str,
+    leave_float: bool = True,
     state: str = "",
     keep_every_s: float = 10.0,
 ) -> dict[str, Any]:
     """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`.
 
+    `leave_float` is that of the `QuantizationOptions` of the graphs that are to be quantized.
     With `state`, what was seen is kept in that file every `keep_every_s` seconds, and a run that finds it
     goes on from there to the same bytes. The caller names it by everything that decides the result.
     """
@@ -88,6 +90,7 @@ def calibrate_file(
         policies=[decode(Int8Policy, p, where="policy") for p in policies],
         method=Method(name=chosen.method, percentile=chosen.percentile),
         batch=samples.model_batch,
+        leave_float=leave_float,
     )
     kept = Path(state) if state else None
     if kept and run.observation.restore(kept):
@@ -115,6 +118,7 @@ def calibrate(
     total: int = 0,
     batch: int = 1,
     threads: int = 0,
+    leave_float: bool = True,
 ) -> Calibration:
     """Observe every tensor that any of `policies` quantizes, over `batches` of `batch` samples each.
 
@@ -123,7 +127,12 @@ def calibrate(
     or an activation that is not finite.
     """
     run = CalibrationRun(
-        model, policies=policies, method=method or Method(name="minmax"), batch=batch, threads=threads
+        model,
+        policies=policies,
+        method=method or Method(name="minmax"),
+        batch=batch,
+        threads=threads,
+        leave_float=leave_float,
     )
     run.feed(batches, total=total)
     return run.result()
@@ -133,12 +142,19 @@ class CalibrationRun:
     """One pass: the observed graph in a session, and the observation so far."""
 
     def __init__(
-        self, model: Any, *, policies: list[Int8Policy], method: Method, batch: int = 1, threads: int = 0
+        self,
+        model: Any,
+        *,
+        policies: list[Int8Policy],
+        method: Method,
+        batch: int = 1,
+        threads: int = 0,
+        leave_float: bool = True,
     ) -> None:
         index = index_graph(model)
         if any(o and o not in index.shapes for node in model.graph.node for o in node.output):
             raise InternalError("the graph carries no shapes: run onnx.shape_inference.infer_shapes first")
-        tensors, weighted = _what_to_observe(index, policies)
+        tensors, weighted = _what_to_observe(index, policies, leave_float)
         reduced = add_reductions(index, list(dict.fromkeys([*tensors, *weighted])), weighted)
         self.values = add_values(reduced, index, tensors) if method.counts_values else {}
         self.weighted = list(weighted)
@@ -225,11 +241,13 @@ def _codes(policy: Int8Policy) -> Codes:
     return Codes(dtype=policy.activation, symmetric=policy.activation_symmetric)
 
 
-def _what_to_observe(index: GraphIndex, policies: list[Int8Policy]) -> tuple[list[str], dict[str, int]]:
+def _what_to_observe(
+    index: GraphIndex, policies: list[Int8Policy], leave_float: bool
+) -> tuple[list[str], dict[str, int]]:
     tensors: dict[str, None] = {}
     weighted: dict[str, int] = {}
     for policy in policies:
-        placement = place(index, policy)
+        placement = place(index, policy, leave_float=leave_float)
         tensors.update(dict.fromkeys(placement.tensors))
         for node in placement.weighted:
             rank = len(index.shapes[node.data])

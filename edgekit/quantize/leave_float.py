@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from edgekit.core.target import Int8Policy
 from edgekit.quantize.graph_index import GraphIndex
 
-__all__ = ["islands", "normalizations", "spectra"]
+__all__ = ["fragile", "islands", "normalizations", "spectra"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TRANSFORMS = ("STFT", "DFT")
@@ -33,6 +34,11 @@ _OF_POWERS = (
     *_MOVES, *_ARITHMETIC, "AveragePool", "Clip", "Max", "MaxPool", "Min", "Pow", "ReduceMax", "ReduceMean",
     "ReduceSum", "Sqrt",
 )  # fmt: skip
+
+
+def fragile(index: GraphIndex, policy: Int8Policy) -> set[str]:
+    """The nodes that the codes of `policy` would destroy. 16 bits span a spectrum."""
+    return normalizations(index) | (spectra(index) if policy.activation != "int16" else set())
 
 
 def spectra(index: GraphIndex) -> set[str]:

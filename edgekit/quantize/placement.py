@@ -18,7 +18,7 @@ from typing import Any
 from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
-from edgekit.quantize.leave_float import islands, normalizations, spectra
+from edgekit.quantize.leave_float import fragile, islands
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
 
@@ -62,18 +62,20 @@ class Placement:
     plain_reads: frozenset[tuple[str, str]] = field(default_factory=frozenset)
 
 
-def place(index: GraphIndex, policy: Int8Policy, keep: Collection[str] = ()) -> Placement:
+def place(
+    index: GraphIndex, policy: Int8Policy, keep: Collection[str] = (), *, leave_float: bool = True
+) -> Placement:
     """Lay `policy` over the graph, but leave the nodes named by `keep` in float32.
 
     Every node must have a name. An operator that absorbs a kept activation is kept with it. What is quantized
     is never more than without `keep`. What 8 bits would destroy, and what integers gain nothing for, is kept
-    without being named: see `leave_float`. Raises `UsageError` for a name that no node has.
+    without being named, unless `leave_float` is off: see the module of that name. Raises `UsageError` for a
+    name that no node has.
     """
-    fragile = normalizations(index) | (spectra(index) if policy.activation != "int16" else set())
-    kept = _kept(index, policy, {*keep, *fragile})
+    kept = _kept(index, policy, {*keep, *(fragile(index, policy) if leave_float else ())})
     weighted = _weighted_nodes(index, policy)
     integer, wanted, shared = _spread(index, policy, kept, weighted)
-    gainless = islands(index, integer | {n.name for n in shared}, wanted)
+    gainless = islands(index, integer | {n.name for n in shared}, wanted) if leave_float else set()
     if gainless:
         kept |= gainless
         integer, wanted, shared = _spread(index, policy, kept, weighted)

@@ -49,7 +49,7 @@ def quantize(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     index = index_graph(quantized)
-    placement = place(index, policy, keep=options.keep)
+    placement = place(index, policy, keep=options.keep, leave_float=options.leave_float)
     writer = _Writer(index, placement, _affines(placement, calibration.for_policy(policy), policy), policy)
     weights = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
     for node in placement.weighted:
@@ -71,7 +71,7 @@ def code_weights(
 ) -> dict[str, CodedWeight]:
     """The weight and bias of every node that the policy codes, by its name; each value is coded by itself."""
     index = index_graph(model)
-    placement = place(index, policy, keep=options.keep)
+    placement = place(index, policy, keep=options.keep, leave_float=options.leave_float)
     affines = _affines(placement, calibration.for_policy(policy), policy)
     nodes = {n.name: n for n in model.graph.node}
     means = calibration.means if options.bias_correction != "none" else {}

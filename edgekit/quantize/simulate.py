@@ -55,7 +55,7 @@ class Simulation:
         self.output = output
         self.index = index_graph(model)
         self.reference = run_graph(model, samples, output)
-        integer = place(self.index, policy, options.keep).integer_nodes
+        integer = place(self.index, policy, options.keep, leave_float=options.leave_float).integer_nodes
         self.nodes = tuple(
             n.name for n in model.graph.node if n.name in integer and n.op_type in policy.integer_ops
         )

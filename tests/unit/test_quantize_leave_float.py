@@ -5,6 +5,7 @@ import pytest
 from onnx import helper
 from quantize_models import GraphBuilder, run
 
+from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.graph_index import index_graph
@@ -150,6 +151,16 @@ def test_a_normalization_in_arithmetic_stays_in_float_and_what_is_around_it_does
     assert set(placement.tensors) == {"x", "first", "stream", read, "second", "out"}
 
 
+def test_without_the_switch_a_spectrum_a_normalization_and_an_island_are_integer():
+    b = GraphBuilder()
+    b.add("Mul", [b.add("Softplus", ["x"], "before"), b.constant("two", np.float32(2))], "after")
+    island = b.add("Softplus", ["after"], "end")
+    for model in (spectrogram(), normalized("centred"), b.build({"x": [1, 8]}, [island])):
+        index = index_graph(model)
+        left = place(index, TFLITE).integer_nodes
+        assert left < place(index, TFLITE, leave_float=False).integer_nodes
+
+
 def test_what_an_exponent_reads_stays_in_float():
     b = GraphBuilder()
     axis = b.constant("axis", np.int64([-1]))
@@ -162,16 +173,15 @@ def test_what_an_exponent_reads_stays_in_float():
 
 
 @pytest.mark.parametrize("form", ["centred", "expanded"])
-def test_rows_of_different_size_are_normalized_all_the_same(form, monkeypatch):
-    """What it is for, and the control that integers throughout lose more."""
+def test_rows_of_different_size_are_normalized_all_the_same(form):
+    """What it is for, and the control that integers throughout, with the switch off, lose more."""
     random, model = np.random.default_rng(0), normalized(form)
     size = np.float32([1, 0.5, 0.25, 0.12]).reshape(1, 4, 1)
     rows = [{"x": size * random.standard_normal((1, 4, 8)).astype(np.float32)} for _ in range(8)]
     errors = []
-    for everything in (False, True):
-        if everything:
-            monkeypatch.setattr("edgekit.quantize.placement.normalizations", lambda index: set())
-        ranges = calibrate(model, rows, policies=[TFLITE])
-        result, _ = quantize(model, calibration=ranges, policy=TFLITE)
+    for leave_float in (True, False):
+        ranges = calibrate(model, rows, policies=[TFLITE], leave_float=leave_float)
+        options = QuantizationOptions(leave_float=leave_float)
+        result, _ = quantize(model, calibration=ranges, policy=TFLITE, options=options)
         errors.append(np.mean([(run(model, r)["out"] - run(result, r)["out"]) ** 2 for r in rows]))
     assert 1.25 * errors[0] < errors[1]

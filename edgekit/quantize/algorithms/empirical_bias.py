@@ -48,7 +48,8 @@ def correct_biases(
     """
     index = index_graph(model)
     nodes = {n.name: n for n in model.graph.node}
-    weighted = [w for w in place(index, policy, keep=options.keep).weighted if w.op_type != "MatMul"]
+    placement = place(index, policy, keep=options.keep, leave_float=options.leave_float)
+    weighted = [w for w in placement.weighted if w.op_type != "MatMul"]
     axes = {nodes[w.name].output[0]: len(index.shapes[nodes[w.name].output[0]]) for w in weighted}
     samples = list(islice(batches, _SAMPLES))
     wanted = _means(model, axes, samples)
