@@ -69,6 +69,8 @@ class Int8Policy:
     `fixed_outputs`: op type -> the scale and zero point its integer kernel imposes.
     `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
     reader wants integers (so logits stay float).
+    `stored_weight_ops`: op types that compute in float but whose constant weights are stored in 8 bits: LSTM,
+    GRU, RNN.
     `symmetric_right_ops`: op types whose kernel wants zero point 0 of a second input that is no constant.
     """
 
@@ -84,6 +86,7 @@ class Int8Policy:
     affine_absorbers: tuple[str, ...] = ()
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
     float_output_ops: tuple[str, ...] = ()
+    stored_weight_ops: tuple[str, ...] = ()
     symmetric_right_ops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,11 +15,13 @@ from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import Placement, WeightedNode, place
+from edgekit.quantize.recurrent_weights import CHANNEL_AXIS, recurrent_weights
 from edgekit.quantize.scales import (
     Affine,
     activation_affine,
     bias_codes,
     quantize_array,
+    weight_codes,
 )
 from edgekit.quantize.weight_coding import CodedWeight, code_weight
 
@@ -54,6 +56,9 @@ def quantize(
     weights = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
     for node in placement.weighted:
         writer.write_weight(node, weights[node.name])
+    for node, position in recurrent_weights(index, policy.stored_weight_ops):
+        if node.name not in options.keep:
+            writer.store_weight(node, position)
     for node_name, constant in placement.constants:
         writer.code_constant(node_name, constant)
     for tensor in placement.tensors:
@@ -177,6 +182,12 @@ class _Writer:
             proto.input[2] = name
         else:
             proto.input.append(name)
+
+    def store_weight(self, node: Any, position: int) -> None:
+        """Replace a constant by codes behind DequantizeLinear: the node goes on computing in float."""
+        name = node.input[position]
+        codes, scales = weight_codes(self.index.constants[name], bits=8, axis=CHANNEL_AXIS)
+        node.input[position] = self.dequantized(name, codes, scales, CHANNEL_AXIS)
 
     def dequantized(
         self, name: str, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None

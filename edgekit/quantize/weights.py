@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from edgekit.core.files import atomic_file
 from edgekit.core.packages import require
 from edgekit.core.target import WeightPolicy
 from edgekit.quantize.algorithms.weight_clipping import tightened_scales
-from edgekit.quantize.graph_index import attribute, index_graph
+from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import WEIGHTED_OPS
+from edgekit.quantize.recurrent_weights import CHANNEL_AXIS, RECURRENT_OPS, recurrent_weights
 from edgekit.quantize.scales import SMALLEST_SCALE, weight_codes
 
 __all__ = ["code_blocks", "quantize_weights", "quantize_weights_file"]
@@ -42,10 +44,8 @@ def quantize_weights(model: Any, *, policy: WeightPolicy) -> tuple[Any, tuple[st
     result.CopyFrom(model)
     index = index_graph(result)
     coders: dict[str, Any] = {}
-    for node in result.graph.node:
-        if node.op_type not in WEIGHTED_OPS or not index.is_float_constant(node.input[1]):
-            continue
-        name, bits = node.input[1], policy.bits.get(node.op_type, 0)
+    for node, position in _weights(index):
+        name, bits = node.input[position], policy.bits.get(node.op_type, 0)
         weight = index.constants[name]
         if bits and name not in coders and weight.size >= policy.smallest and weight.ndim > 1:
             axis, block = _axis_and_block(node, weight, bits, policy.block_size)
@@ -56,6 +56,14 @@ def quantize_weights(model: Any, *, policy: WeightPolicy) -> tuple[Any, tuple[st
     result.graph.node.extend([*nodes, *rest])
     raise_opset(result)
     return result, tuple(coders)
+
+
+def _weights(index: GraphIndex) -> Iterator[tuple[Any, int]]:
+    """Every node with constant weights and the position of those among its inputs."""
+    for node in index.model.graph.node:
+        if node.op_type in WEIGHTED_OPS and index.is_float_constant(node.input[1]):
+            yield node, 1
+    yield from recurrent_weights(index, RECURRENT_OPS)
 
 
 def code_blocks(
@@ -140,6 +148,8 @@ def _payload(codes: NDArray[np.int8], bits: int) -> bytes:
 
 def _channel_axis(node: Any, rank: int) -> int | None:
     """The axis of the weights along which the outputs lie; None: one scale in all."""
+    if node.op_type in RECURRENT_OPS:
+        return CHANNEL_AXIS
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":

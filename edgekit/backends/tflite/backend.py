@@ -25,7 +25,7 @@ from edgekit.backends.tflite.layout import move_transposes
 from edgekit.backends.tflite.layout_ports import choose_port_layouts
 from edgekit.backends.tflite.lowering import OPERATORS
 from edgekit.backends.tflite.onnx_graph import OnnxGraph, read_graph
-from edgekit.backends.tflite.stored_weights import store_precision
+from edgekit.backends.tflite.stored_weights import store_precision, store_recurrent
 from edgekit.backends.tflite.writer import serialize
 from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import Dynamic
@@ -106,6 +106,8 @@ def build_graph(
     separate_ports(graph)
     if precision in STORED:
         return graph, store_precision(graph, builder.stored, precision)
+    if precision == "int8":
+        store_recurrent(graph, builder.stored)
     if precision == "int16x8":
         graph.notes.append("XNNPACK takes no int16 activations: builtin kernels run them, and they are slow")
     return graph, []

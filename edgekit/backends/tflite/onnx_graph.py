@@ -36,10 +36,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantizer:
-    """The parameters of a QuantizeLinear or DequantizeLinear node; uint8 codes are shifted by 128 to int8."""
+    """The parameters of a QuantizeLinear or DequantizeLinear node; uint8 codes are shifted by 128 to int8.
+
+    `part_of` names the constant that this is a part of; `recurrent` marks what multiplies a state.
+    """
 
     quant: Quant
     shift: int = 0
+    part_of: str = ""
+    recurrent: bool = False
 
     @property
     def activation(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgekit.backends.tflite.onnx_graph import Quantizer
 from edgekit.core.target import Precision
 from edgekit.errors import Reason
 
-__all__ = ["WEIGHT_AXIS", "Stored", "store_precision", "store_weights"]
+__all__ = ["WEIGHT_AXIS", "Stored", "store_precision", "store_recurrent", "store_weights"]
 
 WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 
@@ -32,7 +32,7 @@ def store_precision(graph: Graph, quantizers: Mapping[str, Quantizer], precision
 
     Returns why nothing in the graph gains by it; empty means done.
     """
-    done = store_weights(graph, quantizers, hybrid=precision == "dynamic-int8")
+    done = store_weights(graph, quantizers, hybrid=quantizers if precision == "dynamic-int8" else ())
     coded = len(done.hybrid) + len(done.unpacked)
     if not coded:
         return [Reason(why=f"{precision}: no convolution or matrix product with constant weights to store")]
@@ -46,6 +46,24 @@ def store_precision(graph: Graph, quantizers: Mapping[str, Quantizer], precision
         return [Reason(why=why, hint="use weight-int8, or int8 with calibration")]
     graph.notes += _notes(done, precision, coded)
     return []
+
+
+def store_recurrent(graph: Graph, quantizers: Mapping[str, Quantizer]) -> None:
+    """Store the coded weights of LSTM, GRU and RNN in an int8 graph, and note what that does to the states.
+
+    W unpacks to float32 when the model starts. R reads codes, and every step quantizes its state at run time:
+    the ONNX graph keeps the state in float, so this is declared.
+    """
+    parts = {name: quantizer for name, quantizer in quantizers.items() if quantizer.part_of}
+    states = [name for name, quantizer in parts.items() if quantizer.recurrent]
+    done = store_weights(graph, parts, hybrid=states)
+    if done.hybrid:
+        nodes = ", ".join(sorted(set(done.hybrid)))
+        graph.notes.append(
+            f"{nodes}: each step quantizes its state at run time to 8 bits (the QDQ graph has it in float): "
+            "the recurrent product is off by at most 1/510 of the state's range times the sum of the "
+            "magnitudes of its weights"
+        )
 
 
 def _notes(done: Stored, precision: Precision, coded: int) -> list[str]:
@@ -63,16 +81,17 @@ def _notes(done: Stored, precision: Precision, coded: int) -> list[str]:
     return notes
 
 
-def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: bool) -> Stored:
+def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: Collection[str]) -> Stored:
     """Put the codes back in place of the float weights they were dequantized to.
 
     Before: float weights, named as in `quantizers`. After: int8 or int4 constants behind a DEQUANTIZE, which
-    the engine runs once; with `hybrid`, CONV_2D and FULLY_CONNECTED read int8 codes directly and quantize
-    their activations at run time. Must not change: values; codes that do not give the float weights back bit
-    by bit are not used.
+    the engine runs once; a CONV_2D or FULLY_CONNECTED whose weights `hybrid` names reads int8 codes directly
+    and quantizes its activations at run time. Must not change: values; codes that do not give the float
+    weights back bit by bit are not used.
     """
     done = Stored()
     unpacked: dict[Tensor, Tensor] = {}
+    coded: dict[Tensor, Tensor | None] = {}
     operators: list[Operator] = []
     known: set[str] = set()  # what no operator here reads as its weights stays float, too
     for op in graph.operators:
@@ -81,11 +100,13 @@ def store_weights(graph: Graph, quantizers: Mapping[str, Quantizer], *, hybrid: 
         if weight is None or quantizer is None or weight.data is None or weight.dtype != "float32":
             operators.append(op)
             continue
-        known.add(weight.name)
-        codes = _codes(weight, quantizer, WEIGHT_AXIS[op.kind])
+        known |= {weight.name, quantizer.part_of}
+        if weight not in coded:
+            coded[weight] = _codes(weight, quantizer, WEIGHT_AXIS[op.kind])
+        codes = coded[weight]
         if codes is None:
             done.left.append(weight.name)
-        elif hybrid and _has_hybrid_kernel(op, codes):
+        elif weight.name in hybrid and _has_hybrid_kernel(op, codes):
             op.inputs[1] = codes
             if op.kind == "FULLY_CONNECTED":
                 op.options = {**op.options, "asymmetric_quantize_inputs": True}

@@ -26,6 +26,7 @@ from edgekit.backends.tflite.lowering.compose import (
     view,
 )
 from edgekit.backends.tflite.lowering.recurrent_activations import Function, functions
+from edgekit.backends.tflite.lowering.recurrent_weights import RecurrentWeights, read_weights
 from edgekit.backends.tflite.op import Op, Refusal
 from edgekit.backends.tflite.plan import Lowering
 
@@ -39,29 +40,13 @@ States = list["Tensor | None"]  # None: zeros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Weights:
-    """One direction: W (gates*H, I), the parts of R (…, H) and of its bias that steps use at different times.
-
-    `bias` is what every projected input gets: all of R's bias but `r_bias` is in it. `peepholes`: of i, o, f.
-    """
-
-    hidden: int
-    w: Tensor
-    bias: Tensor | None
-    r: tuple[Tensor, ...]
-    r_bias: Tensor | None
-    peepholes: tuple[Tensor, ...]
-    functions: list[Function]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Cell:
     """`parts` splits R by gates; `step` gives the new states from a projected input, (B, part*H) of each."""
 
     parts: tuple[int, ...]
     states: int
     activations: tuple[str, ...]
-    step: Callable[[Op, _Weights, list[Tensor], States], list[Tensor]]
+    step: Callable[[Op, RecurrentWeights, list[Tensor], States], list[Tensor]]
 
 
 def _recurrent(cell: _Cell) -> Callable[[Op], None]:
@@ -93,9 +78,11 @@ def _direction(
 ) -> tuple[Tensor, list[Tensor]]:
     """Y of one direction, (T, 1, B, H), and its final states, each (1, B, H)."""
     steps, batch, size = x.shape
-    weights = _read_weights(op, cell, index, activations)
+    weights = read_weights(op, index, parts=cell.parts, peepholes=cell.states == 2, functions=activations)
     states: States = [_initial(op, 5 + i, index) for i in range(cell.states)]
-    rows = _projected(op, cell, view(op, x, (steps * batch, size)), weights)
+    x = view(op, x, (steps * batch, size))
+    # W·x of all steps at once, (T*B, part*H) for each part of the gates: no step has to take them apart.
+    rows = [linear(op, x, w, bias) for w, bias in zip(weights.w, weights.biases, strict=True)]
     backward = op.attr("direction", "forward") == "reverse" or index == 1
     outputs: dict[int, Tensor] = {}
     for t in reversed(range(steps)) if backward else range(steps):
@@ -110,60 +97,6 @@ def _direction(
     y = concat(op, [outputs[t] for t in range(steps)], 0)
     final = [view(op, s, (1, batch, weights.hidden)) for s in states if s is not None]
     return view(op, y, (steps, 1, batch, weights.hidden)), final
-
-
-def _projected(op: Op, cell: _Cell, rows: Tensor, weights: _Weights) -> list[Tensor]:
-    """W·x of all steps at once, (T*B, part*H) for each part of the gates: no step has to take them apart."""
-    found, begin = [], 0
-    for count in cell.parts:
-        first, size = begin * weights.hidden, count * weights.hidden
-        bias = None if weights.bias is None else cut(op, weights.bias, 0, first, size)
-        found.append(linear(op, rows, cut(op, weights.w, 0, first, size), bias))
-        begin += count
-    return found
-
-
-def _read_weights(op: Op, cell: _Cell, index: int, activations: list[Function]) -> _Weights:
-    hidden = op.shape(2)[2]
-
-    def part(number: int) -> Tensor | None:
-        if not op.has(number):
-            return None
-        whole = op.input(number)
-        return view(op, cut(op, whole, 0, index, 1), whole.shape[1:])
-
-    w, r, biases = part(1), part(2), part(3)
-    assert w is not None
-    assert r is not None
-    bias, r_bias = (None, None) if biases is None else _biases(op, cell, biases, hidden)
-    peepholes = part(7) if cell.states == 2 else None
-    begins = [sum(cell.parts[:i]) for i in range(len(cell.parts))]
-    return _Weights(
-        hidden=hidden,
-        w=w,
-        bias=bias,
-        r=tuple(
-            cut(op, r, 0, begin * hidden, count * hidden)
-            for begin, count in zip(begins, cell.parts, strict=True)
-        ),
-        r_bias=r_bias,
-        peepholes=()
-        if peepholes is None
-        else tuple(view(op, cut(op, peepholes, 0, i * hidden, hidden), (1, hidden)) for i in range(3)),
-        functions=activations,
-    )
-
-
-def _biases(op: Op, cell: _Cell, biases: Tensor, hidden: int) -> tuple[Tensor, Tensor | None]:
-    """What all inputs get, and what belongs to the step: R's bias of a candidate behind the reset gate."""
-    rows = sum(cell.parts) * hidden
-    wb, rb = cut(op, biases, 0, 0, rows), cut(op, biases, 0, rows, rows)
-    if not op.attr("linear_before_reset", 0) or len(cell.parts) == 1:
-        return add(op, wb, rb), None
-    early = cell.parts[0] * hidden
-    gates = add(op, cut(op, wb, 0, 0, early), cut(op, rb, 0, 0, early))
-    candidate = cut(op, wb, 0, early, hidden)
-    return concat(op, [gates, candidate], 0), cut(op, rb, 0, early, hidden)
 
 
 def _initial(op: Op, number: int, index: int) -> Tensor | None:
@@ -216,7 +149,8 @@ def _recur(op: Op, x: Tensor, h: Tensor | None, r: Tensor) -> Tensor:
     if h is None:
         return x
     steps = op.shape()[1 if op.attr("layout", 0) else 0]
-    if r.data is None or x.shape[0] != 1 or steps * r.size < _SHARED_WEIGHTS:
+    limit = _SHARED_WEIGHTS * (4 if r.name in op.builder.stored else 1)  # codes are a quarter of floats
+    if r.data is None or x.shape[0] != 1 or steps * r.size < limit:
         return add(op, x, linear(op, h, r))
     bias = op.reshape(x, x.shape[1:])
     return op.emit(
@@ -224,15 +158,18 @@ def _recur(op: Op, x: Tensor, h: Tensor | None, r: Tensor) -> Tensor:
     )
 
 
-def _rnn_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
+def _rnn_step(op: Op, weights: RecurrentWeights, x: list[Tensor], states: States) -> list[Tensor]:
     (f,) = weights.functions
     return [f(_recur(op, x[0], states[0], weights.r[0]))]
 
 
-def _lstm_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
+def _lstm_step(op: Op, weights: RecurrentWeights, x: list[Tensor], states: States) -> list[Tensor]:
     f, g, h = weights.functions
     hidden, cell = states
-    i, o, forget, c = chunks(op, _recur(op, x[0], hidden, weights.r[0]), 4)
+    gates = _recur(op, x[0], hidden, weights.r[0])
+    if not weights.peepholes and not op.attr("input_forget", 0):
+        return _plain_lstm_step(op, weights, gates, cell)
+    i, o, forget, c = chunks(op, gates, 4)
     i = f(_peep(op, weights, 0, i, cell))
     candidate = mul(op, i, g(c))
     if cell is not None:
@@ -246,13 +183,24 @@ def _lstm_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> li
     return [mul(op, o, h(candidate)), candidate]
 
 
-def _peep(op: Op, weights: _Weights, gate: int, x: Tensor, cell: Tensor | None) -> Tensor:
+def _plain_lstm_step(op: Op, weights: RecurrentWeights, gates: Tensor, cell: Tensor | None) -> list[Tensor]:
+    """The step where no gate waits for the memory: one activation for the three of them."""
+    f, g, h = weights.functions
+    hidden = weights.hidden
+    i, o, forget = chunks(op, f(cut(op, gates, -1, 0, 3 * hidden)), 3)
+    memory = mul(op, i, g(cut(op, gates, -1, 3 * hidden, hidden)))
+    if cell is not None:
+        memory = add(op, mul(op, forget, cell), memory)
+    return [mul(op, o, h(memory)), memory]
+
+
+def _peep(op: Op, weights: RecurrentWeights, gate: int, x: Tensor, cell: Tensor | None) -> Tensor:
     if not weights.peepholes or cell is None:
         return x
     return add(op, x, mul(op, cell, weights.peepholes[gate]))
 
 
-def _gru_step(op: Op, weights: _Weights, x: list[Tensor], states: States) -> list[Tensor]:
+def _gru_step(op: Op, weights: RecurrentWeights, x: list[Tensor], states: States) -> list[Tensor]:
     f, g = weights.functions
     (h,) = states
     r_gates, r_candidate = weights.r
