@@ -38,7 +38,6 @@ from quality_table import markdown  # noqa: E402
 from quantizers import ENVIRONMENTS, QUANTIZERS  # noqa: E402
 
 ENGINES = ("tflite", "openvino", "onnxruntime")
-LIMIT_S = 3600
 WHOLE = 64  # samples of which every output is kept
 PICTURES = ROOT.parent / "shared" / "data" / "imagenet-300.zip"
 
@@ -90,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=0, help="only so many of the folds (0: all)")
     parser.add_argument("--rounds", type=int, default=40, help="of latency (0: none)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit-s", type=float, default=3600, help="of one quantization")
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file in FOLDER/NETWORK")
@@ -156,7 +156,7 @@ class Comparison:
         for setting in self.options.ours:
             out = folder / f"edgekit-{setting}"
             command = [sys.executable, script, "edgekit", setting, str(model), str(samples), str(out)]
-            cost = json_of(command, LIMIT_S)
+            cost = json_of(command, self.options.limit_s)
             for engine in (*ENGINES, "qdq"):
                 self.add(engine, f"edgekit/{setting}", out / engine / "int8", cost)
         first = folder / f"edgekit-{self.options.ours[0]}"
@@ -174,7 +174,7 @@ class Comparison:
                     cost = {"error": f"not installed: {err}"}
                 else:
                     command = [python, script, peer, setting, str(given), str(samples), str(out)]
-                    cost = json_of(command, LIMIT_S)
+                    cost = json_of(command, self.options.limit_s)
                 for engine in kind.engines:
                     self.add(engine, f"{peer}/{setting}", self.artifact(out, engine, first, cost), cost)
 

@@ -9,6 +9,7 @@ from edgekit.cli.options import choice, number
 
 __all__ = ["add_algorithms", "algorithms_of"]
 
+_ROUNDING = ("auto", "nearest", "learned")
 _BIAS = ("none", "analytic", "empirical")
 
 
@@ -16,9 +17,9 @@ def add_algorithms(parser: argparse.ArgumentParser) -> None:
     """--rounding, --equalize, --smooth, --bias-correction, --weight-clipping, --no-leave-float."""
     group = parser.add_argument_group("algorithms (int8 and int16x8)")
     group.add_argument(
-        "--rounding", metavar="nearest|learned", type=choice(("nearest", "learned")),
-        help="learned: codes of weights by the error they make on the calibration samples; slower to "
-        "convert, as fast to run (default nearest)",
+        "--rounding", metavar="|".join(_ROUNDING), type=choice(_ROUNDING),
+        help="learned: codes of weights by the error they make on the calibration samples; auto (the default): "
+        "where that helps on samples held out, from 32 of them on",
     )  # fmt: skip
     group.add_argument(
         "--equalize", action="store_true",

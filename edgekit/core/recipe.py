@@ -24,6 +24,7 @@ __all__ = [
     "load_recipe",
 ]
 
+_LEARN_FROM = 32  # samples: with fewer, learned codes fit the samples more than the network
 Metric = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "rmse"]
 
 
@@ -92,8 +93,9 @@ class QuantizationOptions:
     network on the samples ("empirical"). `equalize`: even out the channel scales of layers that follow each
     other. `smooth`: the largest share (0: none, up to 1) of the outliers of normalized activations that may
     move into the weights behind them. `weight_clipping`: the scale of weights by their maximum or by least
-    squared error. `rounding`: codes of weights by their own value ("nearest"), or by the error they make at
-    the layer's output on the samples ("learned"). `leave_float`: what 8 bits would destroy and what integers
+    squared error. `rounding`: codes of weights by their own value ("nearest"), by the error they make at the
+    layer's output on the samples ("learned"), or learned where samples held out say that it helps, from 32
+    samples on ("auto"). `leave_float`: what 8 bits would destroy and what integers
     gain nothing for (spectra, normalizations written in arithmetic, islands) stays float without being named.
     `keep`: node name -> the precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks
     a budget on accuracy, SQNR or agreement, find what brings it back: stronger algorithms, then nodes that
@@ -104,7 +106,7 @@ class QuantizationOptions:
     equalize: bool = False
     smooth: float = 0.0
     weight_clipping: Literal["max", "mse"] = "max"
-    rounding: Literal["auto", "nearest", "learned"] = "nearest"
+    rounding: Literal["auto", "nearest", "learned"] = "auto"
     leave_float: bool = True
     keep: dict[str, Literal["float32", "int16x8"]] = field(default_factory=dict)
     rescue: bool = False
@@ -113,10 +115,13 @@ class QuantizationOptions:
         if not 0.0 <= self.smooth <= 1.0:
             raise UsageError(f"smooth: got {self.smooth!r}, allowed: 0 (off) to 1")
 
-    @property
-    def looks_at_samples(self) -> bool:
-        """Whether an algorithm runs the quantized network on samples, besides the calibration pass."""
-        return self.rounding != "nearest" or self.bias_correction == "empirical"
+    def learns_rounding(self, samples: int) -> bool:
+        """Whether codes of weights are learned from so many samples."""
+        return self.rounding == "learned" or (self.rounding == "auto" and samples >= _LEARN_FROM)
+
+    def looks_at_samples(self, count: int) -> bool:
+        """Whether an algorithm runs the network on the `count` samples, besides the calibration pass."""
+        return self.learns_rounding(count) or self.bias_correction == "empirical"
 
     def without_effect(self, precisions: tuple[Precision, ...]) -> list[str]:
         """The options that differ from their defaults and change no artifact of these precisions, and why."""
@@ -212,7 +217,7 @@ class Recipe:
             problems.append("targets: one is named twice")
         for precision in CALIBRATED:
             if precision in self.precisions and self.calibration is None:
-                need = "needs samples (--calibration, or [calibration.data])"
+                need = "needs samples (--calibration, or [calibration.data]); float32 and float16 need none"
                 problems.append(f"precision {precision!r} {need}")
         judged = ("max_accuracy_drop", "min_sqnr_db", "min_top1_agreement")
         given = [name for name in judged if getattr(self.budgets, name) is not None]

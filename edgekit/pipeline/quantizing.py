@@ -82,7 +82,7 @@ def evened_out(job: Job, policies: list[Int8Policy]) -> Job:
         "smooth": options.smooth,
         "versions": {"numpy": installed_version("numpy")},
     }
-    folder, cached = cached_folder("even-out", version=1, inputs=inputs, build=build)
+    folder, cached = cached_folder("even-out", version=2, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=label, state="cached"))
     path = folder / "model.onnx"
@@ -150,13 +150,14 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
         "signature": encode(job.model.signature),
         "wide": encode(_wide_policy(job, policy)),
     }
-    tuned = ", tuned on samples" if options.looks_at_samples else ""
+    samples = open_samples(calibration.data, job.model.signature)
+    tuned = ", tuned on samples" if options.looks_at_samples(samples.count) else ""
     label = f"quantize ({policy.activation} activations, {_codes(policy)}{tuned})"
 
     def write(out: Path) -> None:
         job.runner.run("edgekit.quantize.tuning:quantize_file", {**arguments, "out": str(out)}, label=label)
 
-    if not options.looks_at_samples:
+    if not tuned:
         out = job.work / f"qdq-{digest_json([encode(policy), encode(options)])[:12]}.onnx"
         write(out)
         return out
@@ -166,10 +167,10 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
         "policy": arguments["policy"],
         "options": arguments["options"],
         "wide": arguments["wide"],
-        "samples": open_samples(calibration.data, job.model.signature).digest,
+        "samples": samples.digest,
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    folder, cached = cached_folder("tune", version=1, inputs=inputs, build=lambda f: write(f / "qdq.onnx"))
+    folder, cached = cached_folder("tune", version=2, inputs=inputs, build=lambda f: write(f / "qdq.onnx"))
     if cached:
         job.runner.on_event(Event(step=label, state="cached"))
     return folder / "qdq.onnx"

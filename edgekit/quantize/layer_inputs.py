@@ -7,6 +7,8 @@ gathered in a streaming pass, and its size does not depend on the number of samp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,13 +33,18 @@ def patches(
     if node.op_type != "Conv":
         flat = values.reshape(-1, values.shape[-1])
         return flat[_drawn(len(flat), rows, random)][None]
-    kernel = weight_shape[2:]
-    windows = _windows(values, node, kernel)
-    places = (windows.shape[0], *windows.shape[2 : 2 + len(kernel)])
-    at: tuple[Any, ...] = np.unravel_index(_drawn(int(np.prod(places)), rows, random), places)
-    chosen = windows[(at[0], slice(None), *at[1:])]  # (rows, channels, *kernel)
-    grouped = chosen.reshape(len(chosen), attribute(node, "group", 1), -1)
-    return np.ascontiguousarray(grouped.transpose(1, 0, 2))
+    grid = _Grid(node, values.shape[2:], weight_shape[2:])
+    chosen = _drawn(len(values) * prod(grid.outputs), rows, random)
+    sample, *places = np.unravel_index(chosen, (len(values), *grid.outputs))
+    read, inside = grid.taps(places)
+    flat = values.reshape(len(values), values.shape[1], -1)
+    if len(values) == 1:
+        found = np.take(flat[0], read, axis=1)  # (channels, rows, taps)
+    else:
+        found = flat[sample[:, None], :, read].transpose(2, 0, 1)
+    groups = attribute(node, "group", 1)
+    grouped = (found * inside).reshape(groups, -1, *read.shape).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(grouped.reshape(groups, len(chosen), -1))
 
 
 def _drawn(count: int, rows: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -46,18 +53,32 @@ def _drawn(count: int, rows: int, random: np.random.Generator) -> NDArray[np.int
     return np.sort(random.choice(count, rows, replace=False))
 
 
-def _windows(values: NDArray[np.float32], node: Any, kernel: tuple[int, ...]) -> NDArray[np.float32]:
-    """A view (batch, channels, *places, *kernel) of the padded input."""
-    rank = len(kernel)
-    strides = attribute(node, "strides", [1] * rank)
-    dilations = attribute(node, "dilations", [1] * rank)
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    before, after = _padding(node, values.shape[2:], spans, strides)
-    padded = np.pad(values, [(0, 0), (0, 0), *zip(before, after, strict=True)])
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
-    steps: list[Any] = [slice(None, None, s) for s in strides]
-    taps: list[Any] = [slice(None, None, d) for d in dilations]
-    return np.asarray(view[(slice(None), slice(None), *steps, *taps)])
+class _Grid:
+    """The places of a convolution's output over an input of `sides`."""
+
+    def __init__(self, node: Any, sides: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+        rank = len(kernel)
+        self.sides, self.kernel = sides, kernel
+        self.strides = attribute(node, "strides", [1] * rank)
+        self.dilations = attribute(node, "dilations", [1] * rank)
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
+        self.before, after = _padding(node, sides, spans, self.strides)
+        covered = zip(sides, self.before, after, spans, self.strides, strict=True)
+        self.outputs = tuple((side + b + a - span) // step + 1 for side, b, a, span, step in covered)
+
+    def taps(self, places: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Flat positions (rows, taps) that places, an array of rows for each axis, read of one channel.
+
+        And 1.0 where a position lies inside the input, 0.0 in the padding.
+        """
+        read, inside = np.zeros((len(places[0]), 1), np.int64), np.ones((len(places[0]), 1), bool)
+        for axis, side in enumerate(self.sides):
+            first = places[axis] * self.strides[axis] - self.before[axis]
+            at = first[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis]
+            valid = (at >= 0) & (at < side)
+            read = (read[:, :, None] * side + np.where(valid, at, 0)[:, None]).reshape(len(at), -1)
+            inside = (inside[:, :, None] & valid[:, None]).reshape(len(at), -1)
+        return read, inside.astype(np.float32)
 
 
 def _padding(
@@ -114,7 +135,7 @@ class InputMoments:
         if self._centre is None:  # so that a large mean does not drown a small variance in float32
             self._centre = rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
         rows = rows - self._centre
-        total = rows.sum(axis=1, dtype=np.float64)
+        total = np.matmul(np.ones((1, rows.shape[1]), np.float32), rows)[:, 0].astype(np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self.rows += rows.shape[1]
         for number, block in enumerate(self.blocks):
@@ -147,3 +168,9 @@ class InputMoments:
         assert gram is not None
         covariance = gram.astype(np.float64) / self.rows - deviation[:, :, None] * deviation[:, None, :]
         return covariance if centred else covariance + mean[:, :, None] * mean[:, None, :]
+
+    def gram_about(self, number: int, centre: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """E[(x - c)(x - c)^T] of one of `blocks`; c, (groups, summands), is zero where `centre` is None."""
+        mean = self.mean()[:, self.blocks[number]]
+        away = mean if centre is None else mean - centre[:, self.blocks[number]]
+        return self.gram(number, centred=True) + away[:, :, None] * away[:, None, :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import prod
@@ -15,7 +15,7 @@ from edgekit.core.progress import report_progress
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import Int8Policy
 from edgekit.errors import UsageError
-from edgekit.quantize.algorithms.learned_rounding import learned_codes
+from edgekit.quantize.algorithms.learned_rounding import learned_codes, output_errors
 from edgekit.quantize.algorithms.pair_aware import code_limits
 from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.cut_graph import Cut
@@ -27,69 +27,102 @@ from edgekit.quantize.weight_coding import CodedWeight
 __all__ = ["learn_rounding"]
 
 _SAMPLES = 128  # more of them changed nothing that was measured
-_ROWS = 8192  # patches of a layer, over all samples
+_HELD_OUT = 4  # every fourth sample judges what the others taught
+_ROWS = (2048, 8192)  # patches of a layer, over all samples: at least, at most; eight a summand between
 _PASS_BYTES = 256 * 2**20  # of the Gram matrices that one pass gathers
+
+Batches = Iterable[Mapping[str, NDArray[Any]]]
+Codes = dict[str, CodedWeight]
 
 
 def learn_rounding(
     model: Any,
-    batches: Iterable[Mapping[str, NDArray[Any]]],
+    batches: Batches,
     *,
     calibration: Calibration,
     policy: Int8Policy,
     options: QuantizationOptions,
-) -> dict[str, CodedWeight]:
+) -> Codes:
     """Every coded weight of the network by node name, those of convolutions and matrix products learned.
 
-    Layers see what they see in the network quantized to nearest. One pass over at most 128 samples gathers up
-    to 256 MiB of Gram matrices, and there are as many passes as that takes. Transposed convolutions and
-    products with stacks of matrices stay as they are. Raises `UsageError` without samples.
+    One pass of the float network over at most 128 samples gathers up to 256 MiB of Gram matrices, and there
+    are as many passes as that takes. Transposed convolutions and products with stacks of matrices stay as
+    they are. With `options.rounding` "auto" every fourth sample is held out: an output channel takes learned
+    codes only where they err less on those, and the network only where its outputs do. Raises `UsageError`
+    without samples.
     """
-    coded = code_weights(model, calibration=calibration, policy=policy, options=options)
-    graph, placement = quantize(model, calibration=calibration, policy=policy, options=options, coded=coded)
-    protos = {n.name: n for n in graph.graph.node}
-    corrected = options.bias_correction != "none"
-    plain = replace(options, bias_correction="none")
-    biases = (
-        code_weights(model, calibration=calibration, policy=policy, options=plain) if corrected else coded
-    )
+    nearest = code_weights(model, calibration=calibration, policy=policy, options=options)
+    uncorrected = nearest
+    if options.bias_correction != "none":
+        without = replace(options, bias_correction="none")
+        uncorrected = code_weights(model, calibration=calibration, policy=policy, options=without)
+    protos = {n.name: n for n in model.graph.node}
     layers = [
-        _Layer(protos[w.name], coded[w.name], biases[w.name].bias, policy, corrected=corrected)
-        for w in placement.weighted
-        if w.op_type != "ConvTranspose" and coded[w.name].weight.ndim >= 2 and not _is_stack(w, coded)
+        _Layer(protos[name], plain, uncorrected[name].bias, policy, options)
+        for name, plain in nearest.items()
+        if _is_learned(protos[name], plain)
     ]
-    rows = max(32, -(-_ROWS // max(1, min(calibration.samples, _SAMPLES))))
+    coded = dict(nearest)
     passes = list(_passes(layers))
     for number, part in enumerate(passes):
-        _gather(graph, part, batches, rows=rows, done=number, passes=len(passes))
+        calls = _gather(model, part, batches, count=calibration.samples, done=number, passes=len(passes))
+        if options.rounding == "auto" and calls < _HELD_OUT:
+            return nearest
         for layer in part:
             coded[layer.node.name] = layer.learned()
-    return coded
+    if options.rounding == "learned" or all(coded[name] is nearest[name] for name in coded):
+        return coded
+    graphs = [
+        quantize(model, calibration=calibration, policy=policy, options=options, coded=codes)[0]
+        for codes in (nearest, coded)
+    ]
+    plain_db, learned_db = _noise_db(model, graphs, batches)
+    return coded if learned_db < plain_db else nearest
 
 
-def _is_stack(weighted: Any, coded: Mapping[str, CodedWeight]) -> bool:
-    return weighted.op_type == "MatMul" and coded[weighted.name].weight.ndim != 2
+def _is_learned(node: Any, coded: CodedWeight) -> bool:
+    if node.op_type == "MatMul":
+        return coded.weight.ndim == 2
+    return node.op_type != "ConvTranspose" and coded.weight.ndim >= 2
 
 
 def _gather(
-    graph: Any,
-    layers: list[_Layer],
-    batches: Iterable[Mapping[str, NDArray[Any]]],
-    *,
-    rows: int,
-    done: int,
-    passes: int,
-) -> None:
-    cut = Cut(graph, [layer.node.input[0] for layer in layers])
-    seen = 0
-    for inputs in islice(batches, _SAMPLES):
+    model: Any, layers: list[_Layer], batches: Batches, *, count: int, done: int, passes: int
+) -> int:
+    cut = Cut(model, [layer.node.input[0] for layer in layers])
+    number = -1
+    for number, inputs in enumerate(islice(batches, _SAMPLES)):
         values = cut.run(inputs)
         for layer in layers:
-            layer.see(values[layer.node.input[0]], rows=rows, seed=seen)
-        seen += 1
-        report_progress(done * _SAMPLES + seen, passes * _SAMPLES)
-    if not seen:
+            layer.see(values[layer.node.input[0]], number, of=max(1, min(count, _SAMPLES)))
+        report_progress(done * _SAMPLES + number + 1, passes * _SAMPLES)
+    if number < 0:
         raise UsageError("no samples to learn the rounding from", hint="give at least one; 100 are better")
+    return number + 1
+
+
+def _is_held_out(number: int) -> bool:
+    return number % _HELD_OUT == _HELD_OUT - 1
+
+
+def _noise_db(model: Any, graphs: Sequence[Any], batches: Batches) -> list[float]:
+    """The noise over the signal of each graph's outputs on held-out samples, in dB, averaged over outputs."""
+    from onnx import TensorProto
+
+    names = [o.name for o in model.graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT]
+    cuts = [Cut(graph, names) for graph in (model, *graphs)]
+    power = np.zeros((len(cuts), len(names)))
+    for number, inputs in enumerate(islice(batches, _SAMPLES)):
+        if not _is_held_out(number):
+            continue
+        expected, *answers = (cut.run(inputs) for cut in cuts)
+        for column, name in enumerate(names):
+            exact = expected[name].astype(np.float64)
+            power[0, column] += np.square(exact).sum()
+            for row, got in enumerate(answers, start=1):
+                power[row, column] += np.square(got[name] - exact).sum()
+    level = 10 * np.log10(np.maximum(power, 1e-300))
+    return [float(np.mean(noise - level[0])) for noise in level[1:]]
 
 
 def _passes(layers: list[_Layer]) -> Iterator[list[_Layer]]:
@@ -115,21 +148,22 @@ class _Layer:
         coded: CodedWeight,
         bias: NDArray[np.float64] | None,
         policy: Int8Policy,
-        *,
-        corrected: bool,
+        options: QuantizationOptions,
     ) -> None:
         self.node = node
         self.coded = coded
         self.bias = bias
         self.groups = attribute(node, "group", 1)
         self.transposed = node.op_type == "MatMul"
-        self.corrected = corrected and not self.transposed
+        self.corrected = options.bias_correction != "none" and not self.transposed
         self.shape = coded.weight.T.shape if self.transposed else coded.weight.shape
         self.taps = prod(self.shape[2:])
         self.limit, self.paired = self._limits(policy)
-        summands = prod(self.shape[1:])
-        self.moments = InputMoments(summands, self.taps)
-        self.bytes = 4 * self.groups * sum((b.stop - b.start) ** 2 for b in self.moments.blocks)
+        self.summands = prod(self.shape[1:])
+        self.moments = InputMoments(self.summands, self.taps)
+        self.held_out = InputMoments(self.summands, self.taps) if options.rounding == "auto" else None
+        matrices = 1 if self.held_out is None else 2
+        self.bytes = 4 * matrices * self.groups * sum((b.stop - b.start) ** 2 for b in self.moments.blocks)
 
     def _limits(self, policy: Int8Policy) -> tuple[int, bool]:
         if policy.weight_bits == 7:
@@ -140,9 +174,14 @@ class _Layer:
             self.coded.weight.shape, op_type=self.node.op_type, group=self.groups, axis=self.coded.axis
         )
 
-    def see(self, values: NDArray[np.float32], *, rows: int, seed: int) -> None:
-        """Take in the layer's data input of one call."""
-        self.moments.add(patches(values, self.node, self.coded.weight.shape, rows=rows, seed=seed))
+    def see(self, values: NDArray[np.float32], number: int, *, of: int) -> None:
+        """Take in the layer's data input of one call, `number` of so many."""
+        rows = -(-min(max(8 * self.summands, _ROWS[0]), _ROWS[1]) // of)
+        found = patches(values, self.node, self.coded.weight.shape, rows=max(32, rows), seed=number)
+        if self.held_out is not None and _is_held_out(number):
+            self.held_out.add(found)
+        else:
+            self.moments.add(found)
 
     def rowwise(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """An array of the weight's shape as (groups, outputs, summands)."""
@@ -165,11 +204,28 @@ class _Layer:
                 taps=self.taps,
                 paired=self.paired,
             )
+        steps = scales[:, :, None]
+        if self.held_out is not None:
+            plain, better = (self._unseen_errors(c * steps - weight) for c in (nearest, codes))
+            codes = np.where((better < plain)[:, :, None], codes, nearest)
+            if (codes == nearest).all():
+                return self.coded
         found = codes.reshape(self.shape)
         written = np.ascontiguousarray(found.T if self.transposed else found).astype(np.int8)
         bias = self.bias
         if self.corrected:
-            error = codes * scales[:, :, None] - weight
-            shift = np.einsum("goi,gi->go", error, self.moments.mean()).reshape(-1)
+            shift = np.einsum("goi,gi->go", codes * steps - weight, self.moments.mean()).reshape(-1)
             bias = -shift if bias is None else bias - shift
         return replace(self.coded, codes=written, bias=bias)
+
+    def _unseen_errors(self, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a change of weights costs each output (groups, outputs) on the samples held out."""
+        assert self.held_out is not None
+        about = self.moments.mean() if self.corrected else None
+        return np.sum(
+            [
+                output_errors(change[:, :, block], self.held_out.gram_about(number, about))
+                for number, block in enumerate(self.held_out.blocks)
+            ],
+            axis=0,
+        )

@@ -65,7 +65,7 @@ def quantize_file(
     rules = decode(Int8Policy, policy, where="policy")
     graph = onnx.load(model)
     tuned = Tuning(calibration=read_calibration(Path(calibration)))
-    if chosen.looks_at_samples:
+    if chosen.looks_at_samples(tuned.calibration.samples):
         opened = open_samples(source.data, decode(Signature, signature, where="signature"))
         tuned = tune(graph, _Again(opened), calibration=tuned.calibration, policy=rules, options=chosen)
     result, placement = quantize_widths(
@@ -126,7 +126,7 @@ def tune(
     most. Raises `UsageError` when there are none.
     """
     coded = None
-    if options.rounding == "learned":
+    if options.learns_rounding(calibration.samples):
         coded = learn_rounding(model, batches, calibration=calibration, policy=policy, options=options)
     if options.bias_correction == "empirical":
         plain = coded or code_weights(model, calibration=calibration, policy=policy, options=options)

@@ -12,7 +12,7 @@ from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
 from edgekit.errors import UsageError
 from edgekit.quantize import layer_inputs, rounding
-from edgekit.quantize.algorithms.learned_rounding import learned_codes, output_error
+from edgekit.quantize.algorithms.learned_rounding import learned_codes, output_errors
 from edgekit.quantize.algorithms.pair_aware import saturation_free_codes
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.layer_inputs import InputMoments, patches
@@ -21,6 +21,8 @@ from edgekit.quantize.scales import weight_codes
 from edgekit.quantize.tuning import tune
 
 LEARNED = QuantizationOptions(rounding="learned")
+NEAREST = QuantizationOptions(rounding="nearest")
+AUTO = QuantizationOptions(rounding="auto")
 
 
 @pytest.mark.parametrize(
@@ -37,18 +39,19 @@ LEARNED = QuantizationOptions(rounding="learned")
         ((2, 4, 2, 2, 2), [4, 5, 6], {}),
     ],
 )
-def test_patches_times_weights_are_the_convolution(shape, side, attributes):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_patches_times_weights_are_the_convolution(shape, side, attributes, batch):
     b = GraphBuilder()
     group = attributes.get("group", 1)
     weight = b.weight("w", *shape)
     b.add("Conv", ["image", weight], "y", kernel_shape=list(shape[2:]), **attributes)
-    dims = [1, shape[1] * group, *side]
+    dims = [batch, shape[1] * group, *side]
     model = b.build({"image": dims}, ["y"])
     image = np.random.default_rng(2).standard_normal(dims).astype(np.float32)
     rows = patches(image, model.graph.node[0], shape, rows=10**6, seed=0)
     values = onnx.numpy_helper.to_array(model.graph.initializer[0]).reshape(group, shape[0] // group, -1)
     got = np.einsum("gri,goi->gor", rows, values).reshape(shape[0], -1)
-    expected = run(model, {"image": image})["y"][0].reshape(shape[0], -1)
+    expected = np.moveaxis(run(model, {"image": image})["y"], 1, 0).reshape(shape[0], -1)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +82,7 @@ def test_learned_codes_err_less_on_inputs_they_have_not_seen(paired):
     weight = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
     seen, unseen = (r.T @ r / len(r) for r in (correlated(500, 64, 1), correlated(500, 64, 2)))
     nearest, found, codes, _ = learned(weight, seen, paired=paired)
-    assert output_error(found, unseen[None]) < 0.5 * output_error(nearest, unseen[None])
+    assert output_errors(found, unseen[None]).sum() < 0.5 * output_errors(nearest, unseen[None]).sum()
     assert np.abs(codes.astype(int)).max() <= 127
     if paired:
         assert offending(codes) == 0
@@ -182,20 +185,66 @@ def deep(seed: int = 0) -> onnx.ModelProto:
 @pytest.mark.parametrize("target", ["tflite", "onnxruntime"])
 def test_a_network_answers_closer_to_float_on_samples_held_out(target):
     model, samples, unseen = deep(), pictures(32), pictures(64, seed=9)
-    plain = error(model, tuned(model, samples, target, QuantizationOptions()), unseen)
+    plain = error(model, tuned(model, samples, target, NEAREST), unseen)
     assert error(model, tuned(model, samples, target), unseen) < 0.8 * plain
+
+
+@pytest.mark.parametrize("target", ["tflite", "onnxruntime"])
+def test_auto_learns_where_samples_held_out_agree(target):
+    model, samples, unseen = deep(), pictures(40), pictures(64, seed=9)
+    plain = error(model, tuned(model, samples, target, NEAREST), unseen)
+    assert error(model, tuned(model, samples, target, AUTO), unseen) < 0.8 * plain
+
+
+def stripes(count: int, sign: float, seed: int) -> list[dict[str, np.ndarray]]:
+    """Even pictures whose second channel is the first, times `sign`."""
+    found = pictures(count, seed=seed)
+    for sample in found:
+        level = sample["image"][0, 0, 0, 0]
+        sample["image"] = 0.01 * sample["image"] + level * np.array([1, sign, 0], np.float32)[:, None, None]
+    return found
+
+
+def test_auto_errs_less_than_nearest_where_the_samples_held_out_contradict_the_others():
+    b = GraphBuilder()
+    b.conv("image", "conv", 3, 64)
+    model, unseen = b.build({"image": [1, 3, 8, 8]}, ["conv"]), stripes(64, -1.0, seed=9)
+    samples = stripes(64, 1.0, seed=1)
+    samples[3::4] = stripes(16, -1.0, seed=2)
+    policy = load_target("tflite").int8
+    found = calibrate(model, samples, policies=[policy])
+    rows = np.concatenate(
+        [patches(u["image"], model.graph.node[0], (64, 3, 3, 3), rows=64, seed=0)[0] for u in unseen]
+    ).astype(np.float64)
+
+    def cost(options, seen=samples):
+        coded = tune(model, seen, calibration=found, policy=policy, options=options).coded
+        coded = coded or code_weights(model, calibration=found, policy=policy)
+        return output_errors(coded["conv"].error().reshape(1, 64, -1), (rows.T @ rows)[None]).sum()
+
+    assert cost(AUTO) < cost(NEAREST) < cost(LEARNED, stripes(64, 1.0, seed=1))
+
+
+def test_auto_takes_what_is_nearest_of_few_samples():
+    model, policy = deep(), load_target("tflite").int8
+    for count, learns in ((31, False), (32, True)):
+        samples = pictures(count)
+        found = calibrate(model, samples, policies=[policy])
+        coded = tune(model, samples, calibration=found, policy=policy, options=AUTO).coded
+        assert (coded is not None) is learns
+    assert tuned(model, pictures(31), options=AUTO) == tuned(model, pictures(31), options=NEAREST)
 
 
 def test_every_kind_of_layer_is_answered_and_the_same_bytes_come_twice():
     model, samples = classifier(), pictures(16)
     first, second = (tuned(model, samples).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
-    assert first != tuned(model, samples, options=QuantizationOptions()).SerializeToString(deterministic=True)
+    assert first != tuned(model, samples, options=NEAREST).SerializeToString(deterministic=True)
 
 
 def test_several_passes_and_blocks_of_a_long_sum_still_beat_nearest(monkeypatch):
     model, samples, unseen = deep(), pictures(32), pictures(64, seed=9)
-    plain = error(model, tuned(model, samples, options=QuantizationOptions()), unseen)
+    plain = error(model, tuned(model, samples, options=NEAREST), unseen)
     monkeypatch.setattr(layer_inputs, "_LARGEST_BLOCK", 100)
     monkeypatch.setattr(rounding, "_PASS_BYTES", 1)
     assert error(model, tuned(model, samples), unseen) < plain

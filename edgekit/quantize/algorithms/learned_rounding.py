@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from edgekit.quantize.algorithms.pair_aware import PAIR_LIMIT, cap_pairs
 
-__all__ = ["learned_codes", "output_error"]
+__all__ = ["learned_codes", "output_errors"]
 
 _DAMPING = 0.01  # of the mean diagonal: what the samples do not show is rounded to nearest
 _COLUMNS = 128  # that share one update of those behind them
 
 
-def output_error(change: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
-    """The mean squared error that a weight change (groups, outputs, summands) makes, summed over outputs."""
-    return float((np.matmul(change, gram) * change).sum())
+def output_errors(change: NDArray[np.float64], gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean squared error (groups, outputs) that a weight change (groups, outputs, summands) makes."""
+    return np.asarray((np.matmul(change, gram) * change).sum(axis=2))
 
 
 def learned_codes(
@@ -60,8 +60,7 @@ def learned_codes(
     codes = np.empty_like(nearest)
     codes[:, :, order] = _sequential(weight[:, :, order], scales, upper, limit=limit, paired=paired)
     steps = scales[:, :, None]
-    change_of_both = (codes * steps - weight, nearest * steps - weight)
-    learned, plain = (np.einsum("goi,gij,goj->go", c, gram, c, optimize=True) for c in change_of_both)
+    learned, plain = (output_errors(c * steps - weight, gram) for c in (codes, nearest))
     return np.where((learned < plain)[:, :, None], codes, nearest)
 
 
