@@ -93,7 +93,11 @@ def _write(model: ModelProto, out: str) -> None:
         raise Unsupported("the model draws random numbers", reasons=random[:12])
     reasons = infer_shapes.unknown_shapes(model)
     if reasons:
-        raise Unsupported("some tensors have no fixed shape", reasons=reasons[:12])
+        raise Unsupported(
+            "some tensors have no fixed shape",
+            reasons=reasons[:12],
+            hint="end the model before the first of them, and do what follows in your own code",
+        )
     onnx.checker.check_model(model, full_check=True)
     save_model(model, Path(out))
 

@@ -106,7 +106,9 @@ def _remarks(entry: ArtifactReport, width: int) -> list[str]:
     covered = " ".join(said)
     said += [r for r in entry.reasons if r.splitlines()[0] not in covered]
     if entry.speedup_detail is not None and entry.speedup_detail.claim == "inconclusive":
-        said.append("speedup is inconclusive: its interval holds 1")
+        low, high = entry.speedup_detail.interval
+        why = "its interval holds 1" if low <= 1 <= high else "too few rounds for a claim"
+        said.append(f"speedup is inconclusive: {why}")
     lines = []
     for text in said:
         lines += _wrapped(f"{entry.target} {entry.precision}: {text}", width)

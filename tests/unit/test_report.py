@@ -153,6 +153,14 @@ def test_the_table_says_honest_words() -> None:
     assert "openvino float16: failed: crashed with SIGSEGV" in text
 
 
+def test_an_inconclusive_speedup_says_why() -> None:
+    few = artifact("tflite", "int8", replace(UNSURE, ratio=0.75, interval=(0.56, 0.83)))
+    said = render_table(replace(full_report(), artifacts=(few,)))
+    assert "tflite int8: speedup is inconclusive: too few rounds for a claim" in said
+    unsure = render_table(replace(full_report(), artifacts=(artifact("tflite", "int8", UNSURE),)))
+    assert "tflite int8: speedup is inconclusive: its interval holds 1" in unsure
+
+
 def test_the_markdown_starts_with_the_verdict_and_its_reasons() -> None:
     lines = render_markdown(full_report()).splitlines()
     assert lines[0] == "# Verdict: FAIL"
