@@ -15,7 +15,7 @@ from edgekit.core.recipe import SourceOptions
 from edgekit.errors import Reason, Unsupported
 from edgekit.formats.tf_source import TfSource
 
-__all__ = ["ENVIRONMENT", "Batch", "export_tf", "load_tf"]
+__all__ = ["ENVIRONMENT", "Batch", "export_tf", "frozen", "load_tf"]
 
 Batch = Literal["dynamic-batch", "static-batch"]
 _MARKS = ("_XlaMustCompile", "_noinline")
@@ -66,7 +66,9 @@ def export_tf(source: TfSource, options: SourceOptions, batch: Batch, path: Path
         return [tf.identity(value, name=f"output_{i}") for i, value in enumerate(answer.values())]
 
     try:
-        graph_def, inputs, outputs = _frozen(network)
+        function = frozen(network)
+        inputs, outputs = [t.name for t in function.inputs], [t.name for t in function.outputs]
+        graph_def = function.graph.as_graph_def()
         renamed = dict(zip([*inputs, *outputs], [*specs, *names], strict=True))
         model = _converted(graph_def, inputs, outputs, renamed)
     except Exception as err:  # TensorFlow and tf2onnx raise anything: here it becomes a typed refusal
@@ -76,17 +78,14 @@ def export_tf(source: TfSource, options: SourceOptions, batch: Batch, path: Path
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _frozen(network: Any) -> tuple[Any, list[str], list[str]]:
-    """The graph with its variables as constants, and the names of its input and output tensors."""
-    frozen = _inlined(network.get_concrete_function())
-    graph_def = frozen.graph.as_graph_def()
-    if _let_inline(graph_def):
-        rebuild = require("tensorflow.python.eager.wrap_function").function_from_graph_def
-        frozen = _inlined(
-            rebuild(graph_def, [t.name for t in frozen.inputs], [t.name for t in frozen.outputs])
-        )
-        graph_def = frozen.graph.as_graph_def()
-    return graph_def, [t.name for t in frozen.inputs], [t.name for t in frozen.outputs]
+def frozen(network: Any) -> Any:
+    """A traced tf.function as one graph, its variables constants, the functions it calls inlined."""
+    function = _inlined(network.get_concrete_function())
+    graph_def = function.graph.as_graph_def()
+    if not _let_inline(graph_def):
+        return function
+    rebuild = require("tensorflow.python.eager.wrap_function").function_from_graph_def
+    return _inlined(rebuild(graph_def, [t.name for t in function.inputs], [t.name for t in function.outputs]))
 
 
 def _inlined(function: Any) -> Any:

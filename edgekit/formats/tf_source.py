@@ -32,10 +32,13 @@ class TfSource:
     def answers(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What the framework itself answers, by output name."""
         tf = require("tensorflow")
-        # The graph may have dropped an input that nothing reads; the framework wants it all the same.
-        given = {n: arrays[n] if n in arrays else _zeros(spec) for n, spec in self.inputs.items()}
+        given = self.complete(arrays)
         tensors = {n: tf.constant(given[n], dtype=spec.dtype) for n, spec in self.inputs.items()}
         return {name: np.asarray(value) for name, value in self.call(tensors).items()}
+
+    def complete(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The arrays of all inputs in order; zeros for one that the graph dropped, as nothing reads it."""
+        return {n: arrays[n] if n in arrays else _zeros(spec) for n, spec in self.inputs.items()}
 
     def with_shapes(self, shapes: Mapping[str, Sequence[int]], *, batch: bool, where: str) -> dict[str, Any]:
         """The specs of the inputs with `shapes` in them; a dynamic first dimension stays when `batch`.

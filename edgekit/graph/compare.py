@@ -42,15 +42,20 @@ TOLERANCES: dict[str, Tolerance] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The first output that differs: by how much, and how much is allowed (both absolute)."""
+    """The first output that differs: by how much, and how much is allowed (both absolute).
+
+    `first` names what inside the network differs first; "" when nobody looked, or nothing was found.
+    """
 
     output: str
     what: str
     largest: float
     allowed: float
+    first: str = ""
 
     def __str__(self) -> str:
-        return f"output {self.output!r}: {self.what}"
+        where = f"; the first to differ is {self.first}" if self.first else ""
+        return f"output {self.output!r}: {self.what}{where}"
 
 
 def first_difference(

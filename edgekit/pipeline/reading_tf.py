@@ -14,7 +14,7 @@ from edgekit.errors import Reason, Unsupported, UsageError
 from edgekit.formats.tf_export import ENVIRONMENT, Batch
 from edgekit.pipeline.steps import StepRunner
 
-__all__ = ["BATCHES", "export", "run_export"]
+__all__ = ["BATCHES", "export", "inner_values", "run_export"]
 
 BATCHES: tuple[Batch, ...] = ("dynamic-batch", "static-batch")
 _INPUT_SETS = 2
@@ -67,3 +67,19 @@ def export(kind: ModelFormat, options: dict[str, Any], batch: Batch, out: str) -
     for i, file in enumerate(files):
         save_arrays(folder / f"{i}.outputs.npz", source.answers(load_arrays(file)))
     return {"sets": _INPUT_SETS, "notes": [*source.notes, f"exported by tf2onnx ({batch})", *notes]}
+
+
+def inner_values(
+    kind: ModelFormat, options: dict[str, Any], exporter: Batch, inputs: str, values: str
+) -> dict[str, Any]:
+    """The step: what the source computes inside on the arrays in the file `inputs`, written to `values`.
+
+    Returns what `edgekit.pipeline.locating.in_source` asks for.
+    """
+    from edgekit.formats.tf_export import load_tf
+    from edgekit.formats.tf_inner import inner_values as inner
+
+    asked = decode(SourceOptions, options, where="source")
+    found = inner(load_tf(kind, asked, exporter), load_arrays(Path(inputs)))
+    save_arrays(Path(values), found.values)
+    return {"kind": found.kind, "reads": found.reads}
