@@ -273,8 +273,13 @@ def find_artifact(path: Path, precision: str | None = None) -> Path:
     if targets := sorted(str(p.parent.parent) for p in path.glob(f"*/*/{MANIFEST_NAME}")):
         hint = f"name a target's folder: {', '.join(dict.fromkeys(targets))}"
         raise UsageError("this is the folder of a whole conversion", where=str(path), hint=hint)
+    hint = "name an artifact folder such as OUT/tflite/int8"
+    if path.is_file():
+        here = (path.parent / MANIFEST_NAME).is_file()
+        hint = f"name the folder it lies in: {path.parent}" if here else hint
+        raise UsageError("this is a file, an artifact is a folder", where=str(path), hint=hint)
     message = "no artifact is here" if path.is_dir() else "no such folder"
-    raise UsageError(message, where=str(path), hint="name an artifact folder such as OUT/tflite/int8")
+    raise UsageError(message, where=str(path), hint=hint)
 
 
 def _chosen(manifest: Manifest, signature: str) -> Manifest:

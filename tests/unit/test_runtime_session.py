@@ -259,6 +259,13 @@ def test_a_whole_conversion_names_its_targets(tmp_path):
         Session(tmp_path)
 
 
+def test_a_file_is_answered_with_the_folder_it_lies_in(tmp_path):
+    folder = _onnx_sum(tmp_path)
+    with pytest.raises(UsageError, match="this is a file, an artifact is a folder") as caught:
+        Session(folder / "model.onnx")
+    assert caught.value.hint == f"name the folder it lies in: {folder}"
+
+
 def test_a_folder_without_an_artifact_and_no_folder_are_told_apart(tmp_path):
     with pytest.raises(UsageError, match="no artifact is here"):
         Session(tmp_path)
