@@ -117,7 +117,8 @@ def open_arrays(path: Path, spec: SampleSpec | None, signature: Signature, *, ne
         raise UsageError(
             "the metric needs labels and the file holds none",
             where=where,
-            hint=f"save them in the .npz as {LABEL_NAMES[0]!r}, one a sample",
+            hint=f"save them in the .npz as {LABEL_NAMES[0]!r}, one a sample; without labels, "
+            "--metric mse compares with the source's own answers",
         )
     return _prepared(rows, labels, options, where, notes)
 
