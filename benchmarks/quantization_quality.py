@@ -3,13 +3,14 @@
 Every quantizer gets the same canonical ONNX graph (ai-edge-quantizer: our float32 .tflite) and the same
 calibration samples; every file is judged on the same samples, none of them used for calibration, in each
 engine that runs it. For each: the drop of the network's metric in points with its 95 % paired bootstrap
-interval, agreement with the float network, signal over noise of the judged output, latency from interleaved
-rounds as the ratios ours / theirs and int8 / float32 with 95 % intervals, seconds and peak memory of
-quantization. Folds are pooled; latency is that of the first fold's files. `litert_as_its_graph` is the share
-of judged answers that the LiteRT artifact and the graph it was lowered from (ONNX Runtime, optimizer off)
-give alike.
+interval, agreement with the float network, signal over noise of the judged output, CPU time of a call from
+interleaved rounds as the ratios ours / theirs and int8 / float32 with 95 % intervals, seconds and peak memory
+of quantization. Folds are pooled; CPU time is that of the first fold's files. `litert_as_its_graph` is the
+share of judged answers that the LiteRT artifact and the graph it was lowered from (ONNX Runtime, optimizer
+off) give alike.
 
-    python benchmarks/quantization_quality.py --networks digits magika --markdown table.md
+    python benchmarks/quantization_quality.py --networks digits magika --markdown table.md --keep FILES
+    python benchmarks/quantization_quality.py --networks digits magika --timed FILES
 
 Peers live in environments of their own, made under build/peers on the first run, or given by --nncf PYTHON
 and so on. EfficientNet-Lite0 wants --pictures, a .zip of labelled ImageNet pictures with a labels.csv.
@@ -21,6 +22,7 @@ import argparse
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,14 +58,16 @@ def main() -> None:
     for network in options.networks:
         print(f"== {network}", file=sys.stderr, flush=True)
         with ExitStack() as stack:
-            work = options.keep and options.keep / network
+            work = options.timed or options.keep
             if work:
-                work.mkdir(parents=True)
+                work = work / network
+                work.mkdir(parents=True, exist_ok=bool(options.timed))
             else:
                 work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quality-")))
             pictures = options.pictures if options.pictures.is_file() else None
             places = Places(work=work, pictures=pictures, python_of=python_of)
-            rows.append(Comparison(network, places, options).run())
+            comparison = Comparison(network, places, options)
+            rows.append(comparison.kept() if options.timed else comparison.run())
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     from edgekit.core.machine import describe_machine, package_versions
 
@@ -89,10 +93,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=0, help="only so many of the folds (0: all)")
     parser.add_argument("--rounds", type=int, default=40, help="of latency (0: none)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="quantize and judge so many files at a time")
     parser.add_argument("--limit-s", type=float, default=3600, help="of one quantization")
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file in FOLDER/NETWORK")
+    parser.add_argument("--timed", type=Path, metavar="FOLDER", help="only time what --keep left there")
     for name in ENVIRONMENTS:
         parser.add_argument(f"--{name}", metavar="PYTHON", help=f"an interpreter that has {name}")
     return parser.parse_args()
@@ -132,7 +138,7 @@ class Comparison:
             self.quantize(model, folder)
         for number, fold in enumerate(folds):
             self.answer(judged, fold, number)
-        timed = self.time(folds[0]) if self.options.rounds else {}
+        timed = self.time() if self.options.rounds else {}
         rows = [self.figures(c, judged, folds, timed) for c in self.contenders.values() if c.name != "source"]
         labels = [f.labels for f in folds if f.labels is not None]
         answers = np.concatenate(self.contenders["source", "source"].answers)
@@ -163,20 +169,24 @@ class Comparison:
         self.add("source", "source", first / "source" / "onnx", {})
         for engine in ENGINES:
             self.add(engine, "float32", first / engine / "float32", {})
-        for peer in self.options.peers:
-            kind = QUANTIZERS[peer]
-            given = first / "tflite" / "float32" / "model.tflite" if kind.home == "tflite" else model
-            for setting in kind.settings:
-                out = folder / f"{peer}-{setting}"
-                try:
-                    python = self.places.python_of(kind.environment)
-                except (OSError, RuntimeError) as err:
-                    cost = {"error": f"not installed: {err}"}
-                else:
-                    command = [python, script, peer, setting, str(given), str(samples), str(out)]
-                    cost = json_of(command, self.options.limit_s)
-                for engine in kind.engines:
-                    self.add(engine, f"{peer}/{setting}", self.artifact(out, engine, first, cost), cost)
+        asked = [(peer, setting) for peer in self.options.peers for setting in QUANTIZERS[peer].settings]
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            costs = list(pool.map(lambda a: self.ask_peer(*a, model, folder, first), asked))
+        for (peer, setting), cost in zip(asked, costs, strict=True):
+            for engine in QUANTIZERS[peer].engines:
+                place = self.artifact(folder / f"{peer}-{setting}", engine, first, cost)
+                self.add(engine, f"{peer}/{setting}", place, cost)
+
+    def ask_peer(self, peer: str, setting: str, model: Path, folder: Path, ours: Path) -> dict[str, Any]:
+        """Let a peer make its file in folder/PEER-SETTING; what that took, or "error"."""
+        kind, script = QUANTIZERS[peer], str(ROOT / "benchmarks" / "support" / "quantizers.py")
+        given = ours / "tflite" / "float32" / "model.tflite" if kind.home == "tflite" else model
+        try:
+            python = self.places.python_of(kind.environment)
+        except (OSError, RuntimeError) as err:
+            return {"error": f"not installed: {err}"}
+        files = [str(p) for p in (given, folder / "samples.npz", folder / f"{peer}-{setting}")]
+        return json_of([python, script, peer, setting, *files], self.options.limit_s)
 
     def artifact(self, made: Path, engine: str, ours: Path, cost: dict[str, Any]) -> Path:
         """What our runtime loads, around a peer's file."""
@@ -190,7 +200,8 @@ class Comparison:
             return place
         try:
             if engine == "tflite":
-                return adopt(made, ours / "tflite" / "float32")
+                cost.update(adopt(made, ours / "tflite" / "float32"))
+                return made
             place.mkdir()
             asked = {
                 "model": str(made / "model.onnx"),
@@ -218,9 +229,7 @@ class Comparison:
         from edgekit.devices.local import Worker
         from edgekit.errors import EdgekitError
 
-        for contender in self.contenders.values():
-            if contender.error or contender.name == "float32":  # timed alone
-                continue
+        def judge(contender: Contender) -> None:
             try:
                 with Worker(label=f"{contender.engine} {contender.name}") as worker:
                     worker.load(contender.folders[number], threads=1, layout="source")
@@ -229,6 +238,10 @@ class Comparison:
                 contender.others.append(others)
             except EdgekitError as err:
                 contender.error = str(err).splitlines()[0]
+
+        wanted = [c for c in self.contenders.values() if not c.error and c.name != "float32"]  # timed alone
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            list(pool.map(judge, wanted))
 
     def figures(
         self, contender: Contender, judged: Judged, folds: list[Fold], timed: dict[str, Any]
@@ -286,30 +299,23 @@ class Comparison:
 
     # ---- timing them
 
-    def time(self, fold: Fold) -> dict[str, dict[str, Any]]:
-        """Interleaved latency of the first fold's files, engine by engine."""
-        from edgekit.devices.local import Worker
-        from edgekit.errors import EdgekitError
-        from edgekit.measure.latency import measure_latency, paired_speedup
+    def time(self) -> dict[str, dict[str, Any]]:
+        """CPU time of the first fold's files in interleaved rounds, engine by engine."""
+        from edgekit.measure.latency import paired_speedup
 
+        script = str(ROOT / "benchmarks" / "support" / "cpu_time.py")
+        samples = str(self.places.work / "fold0" / "samples.npz")
         found: dict[str, dict[str, Any]] = {}
         for engine in ENGINES:
-            with ExitStack() as stack:
-                workers, inputs = {}, {}
-                for contender in self.contenders.values():
-                    if contender.engine != engine or contender.error:
-                        continue
-                    worker = stack.enter_context(Worker(label=f"time {engine} {contender.name}"))
-                    try:
-                        worker.load(contender.folders[0], threads=self.options.threads)
-                    except EdgekitError as err:
-                        contender.error = str(err).splitlines()[0]
-                        continue
-                    workers[contender.name] = worker
-                    inputs[contender.name] = inputs_of(worker, fold.judged, 0, engine_layout=True)
-                times, _ = measure_latency(workers, inputs, rounds=self.options.rounds, warmup=10)
+            loadable = [c for c in self.contenders.values() if c.engine == engine and not c.error]
+            named = [f"{c.name}={c.folders[0]}" for c in loadable]
+            asked = [sys.executable, script, samples, str(self.options.rounds), str(self.options.threads)]
+            answer = json_of([*asked, *named], self.options.limit_s)
+            for contender in loadable:
+                contender.error = answer.get("error") or answer["errors"].get(contender.name, "")
+            times = {name: np.array(taken) for name, taken in answer.get("times_ms", {}).items()}
             for name, taken in times.items():
-                row = found.setdefault(f"{engine}:{name}", {"latency_ms": round(float(np.median(taken)), 4)})
+                row = found.setdefault(f"{engine}:{name}", {"cpu_ms": round(float(np.median(taken)), 4)})
                 for setting in self.options.ours:
                     ours = times.get(f"edgekit/{setting}")
                     if ours is not None and not name.startswith("edgekit/"):
@@ -319,6 +325,29 @@ class Comparison:
                     ratio = paired_speedup(taken, times["float32"])
                     row["over_float32"] = [round(v, 3) for v in (ratio.ratio, *ratio.interval)]
         return found
+
+    def kept(self) -> dict[str, Any]:
+        """The network's row of the answer from the files that an earlier run kept: their times alone."""
+        first = self.places.work / "fold0"
+        for setting in self.options.ours:
+            for engine in ENGINES:
+                folder = first / f"edgekit-{setting}" / engine
+                self.add(engine, f"edgekit/{setting}", folder / "int8", {})
+                if setting == self.options.ours[0]:
+                    self.add(engine, "float32", folder / "float32", {})
+        for peer in self.options.peers:
+            kind = QUANTIZERS[peer]
+            for setting in kind.settings:
+                made = first / f"{peer}-{setting}"
+                for engine in kind.engines:
+                    self.add(engine, f"{peer}/{setting}", made if engine == "tflite" else made / engine, {})
+        timed = self.time()
+        rows = [
+            {"engine": c.engine, "file": c.name, **({"error": c.error} if c.error else {}),
+             **timed.get(f"{c.engine}:{c.name}", {})}
+            for c in self.contenders.values()
+        ]  # fmt: skip
+        return {"network": self.network, "rows": rows, "litert_as_its_graph": {}}
 
 
 def ask(worker: Any, judged: Judged, fold: Fold) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -342,14 +371,13 @@ def ask(worker: Any, judged: Judged, fold: Fold) -> tuple[np.ndarray, dict[str, 
     return np.concatenate(main), {k: np.stack([o[k] for o in first]) for k in first[0]}
 
 
-def inputs_of(worker: Any, samples: dict[str, np.ndarray], i: int, *, engine_layout: bool = False) -> Any:
+def inputs_of(worker: Any, samples: dict[str, np.ndarray], i: int) -> Any:
     """One sample as the artifact takes it; an input without a batch axis comes whole."""
     found = {}
     for port in worker.inputs:
         values = samples[port.name]
         one = values[i] if len(port.shape) == values.ndim - 1 else values[i : i + 1]
-        moved = one.transpose(port.axes) if engine_layout and port.axes else one
-        found[port.name] = np.ascontiguousarray(moved)
+        found[port.name] = np.ascontiguousarray(one)
     return found
 
 

@@ -33,6 +33,9 @@ def markdown(answer: dict[str, Any]) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [row["file"], row["error"][:60].replace("|", "/"), *["–"] * 6]
+    ratios = [_ratio(row.get("default_over_this")), _ratio(row.get("over_float32"))]
+    if "sqnr_db" not in row:
+        return [row["file"], *["–"] * 3, *ratios, *["–"] * 2]
     drop = "–"
     if "drop" in row:
         low, high = row["interval"]
@@ -42,8 +45,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         drop,
         f"{100 * row['agreement']:.2f}" if "agreement" in row else "–",
         f"{row['sqnr_db']:.1f}",
-        _ratio(row.get("default_over_this")),
-        _ratio(row.get("over_float32")),
+        *ratios,
         _figure(row.get("seconds")),
         _figure(row.get("peak_mib")),
     ]

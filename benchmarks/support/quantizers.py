@@ -153,7 +153,12 @@ def _ai_edge_quantizer(setting: str, model: Path, samples: Path, out: Path) -> N
     found = {d["index"]: tuple(int(n) for n in d["shape"]) for d in interpreter.get_input_details()}
     rows = list(rows_of(samples, {name: found[index] for name, index in indexes.items()}))
     names = {"default": "MIN_MAX_UNIFORM_QUANT", "mse": "MSE", "octav": "OCTAV"}
-    tool = quantizer.Quantizer(str(model), recipe.static_wi8_ai8(AlgorithmName[names[setting]]))
+    float_ports = [  # as ours: float32 in and out
+        {"regex": ".*", "operation": kind, "algorithm_key": "no_quantize", "op_config": {}}
+        for kind in ("INPUT", "OUTPUT")
+    ]
+    wanted = recipe.static_wi8_ai8(AlgorithmName[names[setting]]) + float_ports
+    tool = quantizer.Quantizer(str(model), wanted)
     ranges = tool.calibrate({"serving_default": rows}, num_threads=1)
     tool.quantize(ranges, enable_progress_report=False).export_model(str(out / "model.tflite"))
 

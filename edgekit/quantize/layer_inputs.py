@@ -39,7 +39,7 @@ def patches(
     read, inside = grid.taps(places)
     flat = values.reshape(len(values), values.shape[1], -1)
     if len(values) == 1:
-        found = np.take(flat[0], read, axis=1)  # (channels, rows, taps)
+        found: NDArray[Any] = np.take(flat[0], read, axis=1)  # (channels, rows, taps)
     else:
         found = flat[sample[:, None], :, read].transpose(2, 0, 1)
     groups = attribute(node, "group", 1)

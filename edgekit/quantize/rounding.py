@@ -222,10 +222,7 @@ class _Layer:
         """What a change of weights costs each output (groups, outputs) on the samples held out."""
         assert self.held_out is not None
         about = self.moments.mean() if self.corrected else None
-        return np.sum(
-            [
-                output_errors(change[:, :, block], self.held_out.gram_about(number, about))
-                for number, block in enumerate(self.held_out.blocks)
-            ],
-            axis=0,
-        )
+        errors = np.zeros(change.shape[:2])
+        for number, block in enumerate(self.held_out.blocks):
+            errors += output_errors(change[:, :, block], self.held_out.gram_about(number, about))
+        return errors
