@@ -14,6 +14,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from edgekit.core.arrays import save_npz
+from edgekit.core.beside import Beside
 from edgekit.core.events import Listener, silent
 from edgekit.core.files import new_folder
 from edgekit.core.model import Model
@@ -37,6 +38,7 @@ from edgekit.errors import UsageError
 from edgekit.formats.in_memory import source_file
 from edgekit.measure.verdict import judge
 from edgekit.pipeline.benchmark import benchmark as _benchmark
+from edgekit.pipeline.beside import place_beside
 from edgekit.pipeline.convert import convert as _convert
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
@@ -147,19 +149,22 @@ def validate(
     metric: Metric = "accuracy",
     judged_output: str = "",
     max_accuracy_drop: float | None = None,
+    beside: Sequence[Beside] = (),
     deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
     """Judge every artifact under `output` beside the source on the same samples; updates its report.
 
     `data` is a path, a `DataSource`, arrays by input name and "labels", or an iterable of samples. A limit
-    that is given joins those the report was judged by before. Raises `EdgekitError`; the report on disk stays
-    as it was then.
+    that is given joins those the report was judged by before. `beside` are `.tflite` files of other makers
+    that get a row of their own, compared but not judged; they stay in the report. Raises `EdgekitError`; the
+    report on disk stays as it was then, but for rows that joined it.
     """
     out = Path(output)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         options = ValidationOptions(data=_data(data, Path(scratch)), metric=metric, output=judged_output)
-        report = _validate(out, read_report(out), options, deadline_s=deadline_s, on_event=on_event)
+        known = _beside(out, beside, deadline_s, on_event)
+        report = _validate(out, known, options, deadline_s=deadline_s, on_event=on_event)
     return _finish(_bound(report, max_accuracy_drop=max_accuracy_drop), out)
 
 
@@ -169,13 +174,18 @@ def benchmark(
     options: BenchmarkOptions | None = None,
     max_latency_ms: float | None = None,
     min_speedup: float | None = None,
+    beside: Sequence[Beside] = (),
     deadline_s: float = 900.0,
     on_event: Listener = silent,
 ) -> Report:
-    """Time every artifact under `output` beside the float source, interleaved; updates its report."""
+    """Time every artifact under `output` beside the float source, interleaved; updates its report.
+
+    `beside` is that of `validate`.
+    """
     out = Path(output)
+    known = _beside(out, beside, deadline_s, on_event)
     report = _benchmark(
-        out, read_report(out), options or BenchmarkOptions(), deadline_s=deadline_s, on_event=on_event
+        out, known, options or BenchmarkOptions(), deadline_s=deadline_s, on_event=on_event
     )
     return _finish(_bound(report, max_latency_ms=max_latency_ms, min_speedup=min_speedup), out)
 
@@ -236,6 +246,14 @@ def run(recipe: Recipe | str | Path, *, on_event: Listener = silent) -> Report:
         if asked.benchmark is not None:
             report = _benchmark(out, report, asked.benchmark, deadline_s=asked.deadline_s, on_event=on_event)
         return _finish(replace(report, budgets=asked.budgets, allow_refused=asked.allow_refused), out)
+
+
+def _beside(out: Path, files: Sequence[Beside], deadline_s: float, on_event: Listener) -> Report:
+    """The report under `out`, with a row for each file."""
+    report = read_report(out)
+    if not files:
+        return report
+    return _finish(place_beside(out, report, files, deadline_s=deadline_s, on_event=on_event), out)
 
 
 def _bound(report: Report, **limits: float | None) -> Report:

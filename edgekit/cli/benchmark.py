@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from edgekit.cli.answer import Answer, report_answer
+from edgekit.cli.beside_options import add_beside, beside_of
 from edgekit.cli.options import add_deadline, number
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-speedup", metavar="X", type=number(float, at_least=0),
         help="fail when the speed-up over float32 on the same engine is below this",
     )  # fmt: skip
+    add_beside(parser)
     add_deadline(parser)
 
 
@@ -46,12 +48,14 @@ def execute(arguments: argparse.Namespace) -> Answer:
 
     chosen = {name: getattr(arguments, name) for name in ("rounds", "warmup", "threads")}
     options = BenchmarkOptions(**{name: value for name, value in chosen.items() if value is not None})
+    beside = beside_of(arguments)
     with show_progress(quiet=arguments.quiet) as listener:
         report = api.benchmark(
             arguments.output,
             options=options,
             max_latency_ms=arguments.max_latency_ms,
             min_speedup=arguments.min_speedup,
+            beside=beside,
             deadline_s=arguments.deadline,
             on_event=listener,
         )

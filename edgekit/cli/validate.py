@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from edgekit.cli.answer import Answer, report_answer
+from edgekit.cli.beside_options import add_beside, beside_of
 from edgekit.cli.options import METRICS, add_deadline, add_samples, choice, number, samples_of
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-accuracy-drop", metavar="X", type=number(float),
         help="fail when an artifact is worse than this: in points for rates, else in the metric's unit",
     )  # fmt: skip
+    add_beside(parser)
     add_deadline(parser)
 
 
@@ -52,6 +54,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
     from edgekit.cli.progress import show_progress
 
     data = samples_of(arguments)
+    beside = beside_of(arguments)
     with show_progress(quiet=arguments.quiet) as listener:
         report = api.validate(
             arguments.output,
@@ -59,6 +62,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
             metric=arguments.metric,
             judged_output=arguments.judged_output,
             max_accuracy_drop=arguments.max_accuracy_drop,
+            beside=beside,
             deadline_s=arguments.deadline,
             on_event=listener,
         )

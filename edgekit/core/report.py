@@ -90,7 +90,11 @@ class Rescue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactReport:
-    """What is known of one target at one precision. A value that was not measured is None."""
+    """What is known of one target at one precision. A value that was not measured is None.
+
+    `origin` is the file of another maker that stands beside edgekit's own artifacts ("" for those): it has a
+    name of its own as `target`, and no verdict.
+    """
 
     target: str
     precision: str
@@ -115,6 +119,7 @@ class ArtifactReport:
     verdict_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     rescue: Rescue | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ def judge(report: Report, budgets: Budgets, allow_refused: Collection[str] = ())
     own base. An artifact that is slower than the float32 artifact of its engine says so among its reasons,
     budget or not. A rescue is told among the reasons; one that did not reach the budgets fails the artifact.
 
+    A file of another maker (`origin`) is compared and has no verdict, whatever becomes of it.
+
     The whole fails when an artifact fails, when there is no artifact, or when budgets were set and nothing
     was proven to keep them.
     """
@@ -57,6 +59,8 @@ def judge(report: Report, budgets: Budgets, allow_refused: Collection[str] = ())
 
 
 def _judged(entry: ArtifactReport, budgets: Budgets, allow_refused: Collection[str]) -> ArtifactReport:
+    if entry.origin:
+        return replace(entry, verdict="none", verdict_reasons=("not made by edgekit: compared, not judged",))
     findings = _status(entry, allow_refused)
     if entry.status in ("ok", "not_validated"):
         if not budgets.precisions or entry.precision in budgets.precisions:

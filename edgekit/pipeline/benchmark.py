@@ -20,6 +20,7 @@ from edgekit.core.report import ArtifactReport, Report
 from edgekit.devices.local import Worker
 from edgekit.errors import EdgekitError, Unsupported
 from edgekit.measure.latency import measure_latency, paired_speedup, summarize
+from edgekit.pipeline.beside import typed
 from edgekit.pipeline.layout import EXAMPLE, float32_baseline, yardstick_folder
 
 __all__ = ["benchmark"]
@@ -33,7 +34,8 @@ def benchmark(
 ) -> Report:
     """The report with latency, speed-up and peak memory of every artifact that runs here.
 
-    A speed-up is paired round by round with the float32 artifact of the same engine. An artifact that fails
+    A speed-up is paired round by round with the float32 artifact of the same engine, that of a file of
+    another maker with edgekit's own float32 artifact of that engine. An artifact that fails
     becomes a typed entry and the others go on.
     """
     example = load_arrays(out / EXAMPLE)
@@ -75,6 +77,11 @@ def _name(entry: ArtifactReport) -> str:
     return f"{entry.target}/{entry.precision}"
 
 
+def _base(entry: ArtifactReport) -> str:
+    """The target whose float32 artifact a speed-up is over."""
+    return "tflite" if entry.origin else entry.target
+
+
 def _baseline_name(target: str) -> str:
     return f"{target}/float32"
 
@@ -101,8 +108,9 @@ def _start(
         )
         worker.load(artifact.folder, threads=options.threads)
         workers[name] = worker
+        given = typed(example, worker.inputs)
         inputs[name] = {
-            t.name: np.ascontiguousarray(example[t.name].transpose(t.axes) if t.axes else example[t.name])
+            t.name: np.ascontiguousarray(given[t.name].transpose(t.axes) if t.axes else given[t.name])
             for t in artifact.manifest.inputs
         }
 
@@ -112,9 +120,9 @@ def _start(
             continue
         try:
             start(_name(entry), open_artifact(out / entry.path))
-            baseline = float32_baseline(out, entry.target)
-            if baseline is not None and _baseline_name(entry.target) not in workers:
-                start(_baseline_name(entry.target), baseline)
+            baseline = float32_baseline(out, _base(entry))
+            if baseline is not None and _baseline_name(_base(entry)) not in workers:
+                start(_baseline_name(_base(entry)), baseline)
         except Unsupported as err:
             finished[_name(entry)] = replace(entry, status="not_validated", reasons=(str(err),))
         except EdgekitError as err:
@@ -129,9 +137,9 @@ def _measured(
     options: BenchmarkOptions,
 ) -> ArtifactReport:
     name = _name(entry)
-    baseline = times.get(_baseline_name(entry.target))
+    baseline = times.get(_baseline_name(_base(entry)))
     detail = None
-    if baseline is not None and entry.precision != "float32":
+    if baseline is not None and name != _baseline_name(_base(entry)):
         detail = paired_speedup(baseline, times[name])
     return replace(
         entry,

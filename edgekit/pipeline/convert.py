@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
@@ -27,9 +26,9 @@ from edgekit.core.packages import EXTRAS
 from edgekit.core.recipe import Recipe
 from edgekit.core.report import ArtifactReport, Report, SourceReport
 from edgekit.core.samples import open_samples
-from edgekit.core.target import CALIBRATED, INTEGER, Precision, Target, load_target
-from edgekit.devices.local import Worker
+from edgekit.core.target import CALIBRATED, Precision, Target, load_target
 from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
+from edgekit.pipeline.check import check_artifact
 from edgekit.pipeline.job import Job, Mend
 from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
 from edgekit.pipeline.quantizing import policy_of, quantized_graphs
@@ -222,48 +221,7 @@ def _make(
         size_bytes=artifact.size_bytes,
         notes=artifact.manifest.notes,
     )
-    return _check(job, artifact, entry, example)
-
-
-def _check(
-    job: Job, artifact: Artifact, entry: ArtifactReport, example: dict[str, NDArray[Any]]
-) -> ArtifactReport:
-    """Load the artifact in its engine, run it once, read back what is executed in integers."""
-    label = f"check {entry.target} {entry.precision}"
-    try:
-        with Worker(engine=artifact.manifest.engine, label=label, deadline_s=job.recipe.deadline_s) as worker:
-            worker.load(artifact.folder, threads=1, layout="source")
-            worker.run(example)
-            if artifact.manifest.dynamic:
-                worker.run(_in_the_next_size(artifact, example))
-            matrix = [layer for layer in worker.layers() if layer.matrix]
-    except Unsupported as err:
-        reasons = tuple(str(r) for r in err.reasons) or (err.message,)
-        return replace(entry, status="not_validated", reasons=reasons)
-    except EdgekitError as err:
-        return replace(entry, status="failed", reasons=(str(err),))
-    integer = [layer for layer in matrix if layer.compute.startswith("int")]
-    in_float = [layer.name for layer in matrix if layer not in integer]
-    return replace(
-        entry,
-        integer_ops=len(integer),
-        total_ops=len(matrix),
-        integer_share=len(integer) / len(matrix) if matrix else None,
-        float_nodes=tuple(in_float) if entry.precision in INTEGER else (),
-    )
-
-
-def _in_the_next_size(artifact: Artifact, example: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The example repeated to the next size of every dynamic dimension, in the source's layout."""
-    larger = {}
-    for port in artifact.manifest.inputs:
-        shape = list(example[port.name].shape)
-        for position, dim in enumerate(port.shape):
-            if isinstance(dim, str) and (known := artifact.manifest.dynamic.get(dim)):
-                axis = port.axes[position] if port.axes else position
-                shape[axis] = known["size"] + known["step"]
-        larger[port.name] = np.resize(example[port.name], shape)
-    return larger
+    return check_artifact(artifact, entry, example, deadline_s=job.recipe.deadline_s)
 
 
 def _raise_if_nothing_was_made(entries: list[ArtifactReport]) -> None:

@@ -23,6 +23,7 @@ from edgekit.devices.local import Worker
 from edgekit.errors import EdgekitError, StepError, Unsupported, UsageError, nearest
 from edgekit.measure.drift import Drift
 from edgekit.measure.metrics import ERROR_METRICS, compare_accuracy
+from edgekit.pipeline.beside import typed
 from edgekit.pipeline.layout import yardstick_folder
 from edgekit.pipeline.sample_check import check_samples
 from edgekit.pipeline.steps import StepRunner
@@ -174,7 +175,8 @@ def _step(
     trial: _Trial, inputs: Mapping[str, NDArray[Any]], judged: str, expected: NDArray[Any]
 ) -> EdgekitError | None:
     try:
-        output = trial.worker.run(inputs)[judged]
+        given = typed(inputs, trial.worker.inputs) if trial.entry.origin else inputs
+        output = trial.worker.run(given)[judged]
         if output.shape != expected.shape:
             return StepError(
                 f"output {judged!r} has shape {output.shape}, the source's has {expected.shape}",

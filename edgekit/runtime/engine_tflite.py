@@ -6,7 +6,7 @@ is "auto" (XNNPACK where it can), "builtin" (no delegate) or "reference" (the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from edgekit.errors import MissingPackage, UsageError, nearest
 from edgekit.runtime.engine import Compute, Layer, check_tensors, widest
 from edgekit.runtime.manifest import Manifest
 
-__all__ = ["SignatureEngine", "TfliteEngine"]
+__all__ = ["MATRIX", "SignatureEngine", "TfliteEngine", "compute_of"]
 
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow")
 _RESOLVERS = {"auto": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
-_MATRIX = frozenset({
+MATRIX = frozenset({
     "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE", "FULLY_CONNECTED",
     "BATCH_MATMUL",
 })  # fmt: skip
@@ -114,8 +114,8 @@ class TfliteEngine:
             result = next(iter(op["outputs"]), -1)
             name = self._interpreter._get_tensor_details(result, 0)["name"] if result >= 0 else ""
             kind = op["op_name"]
-            matrix = kind in _MATRIX
-            found.append(Layer(name=name, op=kind, compute=_compute(op, matrix), matrix=matrix))
+            matrix = kind in MATRIX
+            found.append(Layer(name=name, op=kind, compute=compute_of(op, matrix), matrix=matrix))
         return found
 
     def close(self) -> None:
@@ -172,7 +172,8 @@ def _signature(interpreter: Any) -> tuple[dict[str, int], dict[str, int]]:
     )
 
 
-def _compute(op: dict[str, Any], matrix: bool) -> Compute:
+def compute_of(op: Mapping[str, Any], matrix: bool) -> Compute:
+    """The number type in which an operator computes: "op_name", "operand_types", "result_types" tell it."""
     operands = [np.dtype(t).name for t in op["operand_types"]]
     results = [np.dtype(t).name for t in op["result_types"]]
     if not matrix:
