@@ -37,11 +37,11 @@ def patches(
     chosen = _drawn(len(values) * prod(grid.outputs), rows, random)
     sample, *places = np.unravel_index(chosen, (len(values), *grid.outputs))
     read, inside = grid.taps(places)
-    flat = values.reshape(len(values), values.shape[1], -1)
+    channels = values.reshape(len(values), values.shape[1], -1)
     if len(values) == 1:
-        found: NDArray[Any] = np.take(flat[0], read, axis=1)  # (channels, rows, taps)
+        found = np.take(channels[0], read, axis=1)  # (channels, rows, taps)
     else:
-        found = flat[sample[:, None], :, read].transpose(2, 0, 1)
+        found = channels[sample[:, None], :, read].transpose(2, 0, 1)
     groups = attribute(node, "group", 1)
     grouped = (found * inside).reshape(groups, -1, *read.shape).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(grouped.reshape(groups, len(chosen), -1))
