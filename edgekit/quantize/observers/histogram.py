@@ -6,7 +6,7 @@ wherever the values lie, from 1e-38 to 3e38, and a tensor takes 512 KiB however 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,16 +21,34 @@ _MAGNITUDE = 0x7FFF
 Floats = NDArray[np.float64]
 
 
-@dataclass(slots=True, kw_only=True)
 class FloatHistogram:
-    """Counts of float32 values by their top 16 bits."""
+    """Counts of float32 values by their top 16 bits.
 
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+    Adding 65,536 counts costs more than counting some thousand values does: they wait for each other.
+    """
+
+    __slots__ = ("_counts", "_pending", "_waiting")
+
+    def __init__(self, counts: NDArray[np.int64] | None = None) -> None:
+        self._counts = np.zeros(_BINS, np.int64) if counts is None else counts
+        self._pending: list[NDArray[np.uint16]] = []
+        self._waiting = 0
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many values each bin has, shape (65536,); changes in it count."""
+        if self._pending:
+            self._counts += np.bincount(np.concatenate(self._pending), minlength=_BINS)
+            self._pending, self._waiting = [], 0
+        return self._counts
 
     def update(self, values: NDArray[np.float32]) -> None:
         """Count every value of an array of any shape."""
         top = np.ascontiguousarray(values).reshape(-1).view(np.uint16)[1::2]  # little endian: the high half
-        self.counts += np.bincount(top, minlength=_BINS)
+        self._pending.append(top.copy())  # half the memory, and none of the engine's
+        self._waiting += top.size
+        if self._waiting >= _BINS:
+            _ = self.counts
 
     def not_finite(self) -> int:
         """How many NaN and infinities were counted."""
@@ -72,6 +90,12 @@ class Distribution:
     def total(self) -> float:
         """How many values there are."""
         return float(self.counts.sum())
+
+    @property
+    def moments(self) -> tuple[float, float, float]:
+        """Number, sum and sum of squares of all values."""
+        number, total, squares = (float(sums[-1]) for sums in self._sums)
+        return number, total, squares
 
     @cached_property
     def _sums(self) -> list[Floats]:

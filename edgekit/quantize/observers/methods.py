@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.quantize.observers.codes import Codes
 from edgekit.quantize.observers.entropy import entropy_range
@@ -64,13 +65,19 @@ def range_by(
     rules += [lambda d, p=p: d.percentile_range(p) for p in _TAILS]  # type: ignore[misc]
     parts = [h for h in halves if len(h.counts)]
     pairs = list(zip(parts, parts[::-1], strict=True)) if len(parts) > 1 else [(seen, seen)]
-    errors = [sum(_error(rule(fitted), judged, codes) for fitted, judged in pairs) for rule in rules]
+    judgements = [_errors([rule(fitted) for rule in rules], judged, codes) for fitted, judged in pairs]
+    errors = np.sum(judgements, axis=0)
     best = int(np.argmin(errors))
     return rules[best](seen) if errors[best] <= _GAIN * errors[0] else (seen.low, seen.high)
 
 
-def _error(found: Range, seen: Distribution, codes: Codes) -> float:
-    low, high = min(found[0], 0.0), max(found[1], 0.0)
+def _errors(found: list[Range], seen: Distribution, codes: Codes) -> NDArray[np.float64]:
+    """The expected squared error of each range, 0 where it holds nothing but 0."""
+    low, high = np.minimum([r[0] for r in found], 0.0), np.maximum([r[1] for r in found], 0.0)
     if codes.symmetric:
-        low, high = -max(-low, high), max(-low, high)
-    return float(expected_error(seen, np.array(low), np.array(high), codes)) if high > low else 0.0
+        high = np.maximum(-low, high)
+        low = -high
+    errors, real = np.zeros(len(found)), high > low
+    if real.any():
+        errors[real] = expected_error(seen, low[real], high[real], codes)
+    return errors

@@ -30,14 +30,14 @@ def expected_error(seen: Distribution, low: Floats, high: Floats, codes: Codes) 
     Ranges include 0. The number of codes and whether they lie symmetrically come from `codes`.
     """
     step = codes.step(low, high)
-    number, total, squares = seen.moments_below(np.array([-np.inf, np.inf]))
+    number, total, squares = seen.moments
     below, above = seen.moments_below(low), seen.moments_below(high)
     under = below[2] - 2.0 * low * below[1] + low * low * below[0]
-    over = (squares[1] - above[2]) - 2.0 * high * (total[1] - above[1]) + high * high * (number[1] - above[0])
+    over = (squares - above[2]) - 2.0 * high * (total - above[1]) + high * high * (number - above[0])
     rounded_away, near = seen.near_zero(step / 2)
     between = np.maximum(above[0] - below[0] - rounded_away, 0.0)
     error = np.maximum(under, 0.0) + np.maximum(over, 0.0) + np.maximum(near, 0.0) + between * step**2 / 12.0
-    return np.asarray(error / number[1])
+    return np.asarray(error / number)
 
 
 def mse_range(seen: Distribution, codes: Codes) -> tuple[float, float]:
