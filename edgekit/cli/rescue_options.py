@@ -50,7 +50,7 @@ def add_rescue(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rescue", action="store_true",
         help="where int8 breaks one of these budgets, find what brings it back: stronger algorithms, then "
-        "nodes in float32, as few as suffice",
+        "nodes in float32 or int16x8, as few as suffice",
     )  # fmt: skip
 
 

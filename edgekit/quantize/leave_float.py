@@ -8,6 +8,9 @@ Normalizations written in arithmetic: a variance spans the square of what it is 
 divides cancels against the mean. From the first reduction to the last factor and offset they stay in float32,
 as a LayerNormalization does, and engines fuse them again.
 
+Units: an input whose features have different units needs a step of quantization for each; what brings them to
+one unit, arithmetic with constants of very different size, comes first, and then one step serves all.
+
 Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
 say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts.
 """
@@ -20,7 +23,9 @@ from typing import Any
 from edgekit.core.target import Int8Policy
 from edgekit.quantize.graph_index import GraphIndex
 
-__all__ = ["fragile", "islands", "normalizations", "spectra"]
+__all__ = ["UNITS", "fragile", "islands", "normalizations", "spectra", "units"]
+
+UNITS = 16.0  # between the factors of one input: it costs the smallest feature four of the eight bits
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TRANSFORMS = ("STFT", "DFT")
@@ -38,7 +43,8 @@ _OF_POWERS = (
 
 def fragile(index: GraphIndex, policy: Int8Policy) -> set[str]:
     """The nodes that the codes of `policy` would destroy. 16 bits span a spectrum."""
-    return normalizations(index) | (spectra(index) if policy.activation != "int16" else set())
+    spectral = spectra(index) if policy.activation != "int16" else set()
+    return normalizations(index) | units(index) | spectral
 
 
 def spectra(index: GraphIndex) -> set[str]:
@@ -158,6 +164,27 @@ def _is_statistic(index: GraphIndex, tensor: str, passed: set[str]) -> bool:
         return False
     passed.add(node.name)
     return all(_is_statistic(index, i, passed) for i in node.input if i and i not in index.constants)
+
+
+def units(index: GraphIndex) -> set[str]:
+    """What lies between an input and the last constant that brings its features to one unit."""
+    found: set[str] = set()
+    for name in index.inputs:
+        passed, tensor = [], name
+        while (node := index.only_reader(tensor)) is not None and _with_constant(index, node):
+            passed.append(node.name)
+            factor = next(index.constants[i] for i in node.input if i in index.constants)
+            sizes = abs(factor[factor != 0])
+            if node.op_type in ("Mul", "Div") and sizes.size and sizes.max() >= UNITS * sizes.min():
+                found.update(passed)
+            tensor = node.output[0]
+    return found
+
+
+def _with_constant(index: GraphIndex, node: Any) -> bool:
+    """Whether a node adds, subtracts or multiplies by a float constant, or divides by one."""
+    known = [index.is_float_constant(i) for i in node.input]
+    return node.op_type in _ARITHMETIC and sum(known) == 1 and not (node.op_type == "Div" and known[0])
 
 
 def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:

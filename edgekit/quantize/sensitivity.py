@@ -11,56 +11,25 @@ from typing import Any
 
 from edgekit.core.codec import decode, encode
 from edgekit.core.files import write_json
-from edgekit.core.model import Signature
-from edgekit.core.packages import require
 from edgekit.core.progress import report_progress
-from edgekit.core.recipe import DataSource, Metric, QuantizationOptions
+from edgekit.core.recipe import Metric
 from edgekit.core.sensitivity import NodeSensitivity, Standing
-from edgekit.core.target import Int8Policy
-from edgekit.measure.metrics import ERROR_METRICS
 from edgekit.measure.standing import standing_of
-from edgekit.quantize.calibrate import read_calibration
-from edgekit.quantize.search_samples import read_search_samples
 from edgekit.quantize.simulate import Simulation, multiply_adds
+from edgekit.quantize.simulation_request import SimulationRequest
 
 __all__ = ["measure_sensitivity", "sensitivity_file"]
 
 
-def sensitivity_file(
-    *,
-    model: str,
-    calibration: str,
-    policy: dict[str, Any],
-    options: dict[str, Any],
-    data: dict[str, Any],
-    signature: dict[str, Any],
-    output: str,
-    metric: str,
-    most: int,
-    out: str,
-) -> dict[str, Any]:
+def sensitivity_file(*, request: dict[str, Any], out: str) -> dict[str, Any]:
     """Step: write {"whole", "nodes", "samples"} of an ONNX file to `out`, as `core.sensitivity` has them.
 
-    At most `most` samples of `data` are judged; `metric` "" needs no labels.
+    `request` is a `SimulationRequest`.
     """
-    onnx = require("onnx", needed_for="sensitivity analysis")
-    chosen: Metric | None = metric or None  # type: ignore[assignment]
-    samples = read_search_samples(
-        decode(DataSource, data, where="data"),
-        decode(Signature, signature, where="signature"),
-        need_labels=chosen is not None and chosen not in ERROR_METRICS,
-        most=most,
-        wanted=lambda number: True,
-    )
-    simulation = Simulation(
-        onnx.load(model),
-        calibration=read_calibration(Path(calibration)),
-        policy=decode(Int8Policy, policy, where="policy"),
-        options=decode(QuantizationOptions, options, where="quantization"),
-        samples=samples.inputs,
-        output=output,
-    )
-    whole, nodes = measure_sensitivity(simulation, metric=chosen, labels=samples.labels)
+    wanted = decode(SimulationRequest, request, where="request")
+    simulation, samples = wanted.open(lambda number: True)
+    metric = wanted.judged.chosen_metric
+    whole, nodes = measure_sensitivity(simulation, metric=metric, labels=samples.labels)
     write_json(Path(out), {"whole": encode(whole), "nodes": encode(nodes), "samples": samples.count})
     return {"nodes": len(nodes)}
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,12 @@ from edgekit.core.target import Int8Policy
 from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
 from edgekit.quantize.placement import place
-from edgekit.quantize.qdq import quantize
+from edgekit.quantize.widths import quantize_widths
 
-__all__ = ["Simulation", "multiply_adds", "run_graph"]
+__all__ = ["Kept", "Simulation", "multiply_adds", "run_graph"]
 
 Inputs = Mapping[str, NDArray[Any]]
+Kept = Mapping[str, Literal["float32", "int16x8"]]  # node -> the precision it keeps
 _WORKERS = 2  # graphs that run side by side, one thread each
 
 
@@ -35,6 +36,7 @@ class Simulation:
     `model` is a ModelProto whose nodes have names; `samples` are inputs of single calls; `output` names the
     output that is judged. `reference` is the float answer [n, ...]. `nodes` are the names, in graph order, of
     the nodes that compute in integers under the policy (those that only move values follow their input).
+    `wide` is the policy of nodes that keep int16x8 (None: the target has none, they are float32).
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Simulation:
         options: QuantizationOptions,
         samples: Sequence[Inputs],
         output: str,
+        wide: Int8Policy | None = None,
     ) -> None:
         self.model = model
         self.calibration = calibration
         self.policy = policy
+        self.wide = wide
         self.options = options
         self.samples = samples
         self.output = output
@@ -60,15 +64,24 @@ class Simulation:
             n.name for n in model.graph.node if n.name in integer and n.op_type in policy.integer_ops
         )
 
-    def answer(self, kept: Collection[str]) -> NDArray[Any]:
-        """The answer [n, ...] with every node quantized but `kept`; the float answer when none is left."""
-        if set(kept) >= set(self.nodes):
-            return self.reference
-        options = replace(self.options, keep={**self.options.keep, **dict.fromkeys(sorted(kept), "float32")})
-        made = quantize(self.model, calibration=self.calibration, policy=self.policy, options=options)
-        return run_graph(made[0], self.samples, self.output)
+    def answer(self, kept: Collection[str] | Kept) -> NDArray[Any]:
+        """The answer [n, ...] with every node quantized but `kept`, float32 where nothing else is said.
 
-    def answers(self, mixtures: Iterable[Collection[str]]) -> Iterable[NDArray[Any]]:
+        The float answer when no node is left.
+        """
+        floats: Kept = kept if isinstance(kept, Mapping) else dict.fromkeys(sorted(kept), "float32")
+        if {name for name, width in floats.items() if width == "float32"} >= set(self.nodes):
+            return self.reference
+        made, _ = quantize_widths(
+            self.model,
+            calibration=self.calibration,
+            policy=self.policy,
+            wide=self.wide,
+            options=replace(self.options, keep={**self.options.keep, **floats}),
+        )
+        return run_graph(made, self.samples, self.output)
+
+    def answers(self, mixtures: Iterable[Collection[str] | Kept]) -> Iterable[NDArray[Any]]:
         """The answers of many mixtures, in order; two are computed at a time."""
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             yield from pool.map(self.answer, mixtures)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgekit.core.about import NOTHING
-from edgekit.core.codec import decode, encode
-from edgekit.core.events import Event, Listener
+from edgekit.core.codec import decode
+from edgekit.core.events import Listener
 from edgekit.core.machine import package_versions
-from edgekit.core.packages import installed_version
 from edgekit.core.recipe import CalibrationOptions, DataSource, Metric, Recipe, SourceOptions
 from edgekit.core.samples import open_samples
 from edgekit.core.sensitivity import NodeSensitivity, Sensitivity, Standing
 from edgekit.core.target import Int8Policy, load_target
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.metrics import ERROR_METRICS
-from edgekit.pipeline.cache import cached_folder
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.quantizing import calibration_of
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
+from edgekit.quantize.simulation_request import Judged, SimulationRequest
+from edgekit.search.simulated import simulate
 
 __all__ = ["AnalysisOptions", "analyze"]
 
@@ -107,38 +106,23 @@ def _measured(job: Job, policy: Int8Policy, options: AnalysisOptions) -> Any:
     labelled = options.metric is not None and options.metric not in ERROR_METRICS
     samples = open_samples(data, job.model.signature, need_labels=labelled)
     ranges = calibration_of(job, [policy])
-    arguments = {
-        "policy": encode(policy),
-        "options": encode(job.recipe.quantization),
-        "output": options.output,
-        "metric": options.metric or "",
-        "most": options.most,
-    }
-    label = f"measure every node on {min(options.most, samples.count)} samples"
-
-    def build(folder: Path) -> None:
-        job.runner.run(
-            "edgekit.quantize.sensitivity:sensitivity_file",
-            {
-                **arguments,
-                "model": str(job.model.path),
-                "calibration": str(ranges),
-                "data": encode(data),
-                "signature": encode(job.model.signature),
-                "out": str(folder / "sensitivity.json"),
-            },
-            label=label,
-        )
-
-    inputs = {
-        **arguments,
-        "model": job.model.digest,
-        "calibration": encode(calibration),
-        "ranges": json.loads(ranges.read_text(encoding="utf-8")),
-        "samples": samples.digest,
-        "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime")},
-    }
-    folder, cached = cached_folder("sensitivity", version=1, inputs=inputs, build=build)
-    if cached:
-        job.runner.on_event(Event(step=label, state="cached"))
-    return json.loads((folder / "sensitivity.json").read_text(encoding="utf-8"))
+    request = SimulationRequest(
+        model=str(job.model.path),
+        calibration=str(ranges),
+        policy=policy,
+        options=job.recipe.quantization,
+        judged=Judged(
+            data=data,
+            signature=job.model.signature,
+            output=options.output,
+            metric=options.metric or "",
+            most=options.most,
+        ),
+    )
+    return simulate(
+        job,
+        request,
+        step="edgekit.quantize.sensitivity:sensitivity_file",
+        label=f"measure every node on {min(options.most, samples.count)} samples",
+        version=1,
+    )

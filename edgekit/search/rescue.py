@@ -2,38 +2,35 @@
 
 Plain int8 is judged first, in the target's engine. If it breaks the budgets, whole-network algorithms are
 tried one after the other, each kept when it helps: they cost nothing when the network runs. If that is not
-enough, nodes stay in float, the fewest multiply-adds that suffice. The search simulates, on every second
-validation call, and wants the budgets kept with a margin for the luck of the draw; what it finds is judged in
-the engine, on the other calls, and sought again with a larger margin where that fails.
+enough, nodes keep a higher precision, the fewest multiply-adds that suffice: float, or int16x8 where the
+target has it. The search simulates, on every second validation call, and wants the budgets kept with a margin
+for the luck of the draw; what it finds is judged in the engine, on the other calls, and timed beside plain
+int8. The first mixture that is content there is taken, unless another is faster beyond doubt; where none is,
+the search asks for more.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgekit.core.artifact import Artifact
 from edgekit.core.codec import decode, encode
-from edgekit.core.events import Event
-from edgekit.core.files import digest_file
-from edgekit.core.packages import installed_version
 from edgekit.core.recipe import Budgets, Recipe, ValidationOptions
 from edgekit.core.report import Attempt, Rescue
-from edgekit.core.samples import open_samples
 from edgekit.core.sensitivity import Standing
-from edgekit.core.target import Int8Policy, Target
-from edgekit.measure.metrics import ERROR_METRICS
+from edgekit.core.target import Int8Policy, Target, load_target
 from edgekit.measure.standing import keeps
-from edgekit.pipeline.cache import cached_folder
 from edgekit.pipeline.convert import lower_graph
 from edgekit.pipeline.job import Job, Mended
 from edgekit.pipeline.quantizing import calibration_of, evened_out, quantized_graph
 from edgekit.quantize.mixture import Mixture
+from edgekit.quantize.simulation_request import Judged, SimulationRequest
 from edgekit.search.analyze import judged_output
 from edgekit.search.engine import Judge, relative_latency
+from edgekit.search.simulated import simulate
 
 __all__ = ["ALGORITHMS", "Rescuer"]
 
@@ -121,7 +118,8 @@ class _Attempts:
             stronger = self._lower(best, "int8 with stronger algorithms")
             found = self.judge.standing(stronger)
             if keeps(found, self.budgets):
-                return self._finished(best, stronger, plain, replace(account, final=found, done=done))
+                account = self._timed(replace(account, final=found, done=done), plain, stronger)
+                return self._finished(_Tried(graph=best, account=account, content=True))
         return self._mixture({(): self.job.recipe, done: recipe}, plain, account)
 
     def _algorithms(self, graph: Path) -> tuple[Recipe, Path, tuple[str, ...]]:
@@ -144,101 +142,93 @@ class _Attempts:
         return recipe, best, done
 
     def _mixture(self, recipes: dict[tuple[str, ...], Recipe], plain: Artifact, account: Rescue) -> Mended:
-        """Keep nodes in float, by ever stricter searches, until the engine keeps the budgets with a margin.
+        """Let nodes keep a higher precision, by ever stricter searches, until the engine is content.
 
         Each recipe (by the names of the algorithms it turned on) is searched: what helps the whole network
         in integers, clipping for one, can hurt where some of it is float.
         """
-        best: tuple[Path, Artifact, Rescue] | None = None
+        best: _Tried | None = None
         budgets = self.budgets
         for margin in _MARGINS:
-            found = {done: self._search(self._job(r), budgets, margin) for done, r in recipes.items()}
-            done = min(found, key=lambda d: _preference(found[d], len(d)))
-            graph, artifact, tried = self._mixed(recipes[done], found[done], replace(account, done=done))
-            if best is None or _rank(tried) > _rank(best[2]):
-                best = graph, artifact, tried
-            answers = replace(self.budgets, min_sqnr_db=None)  # no luck in a mean over every value
-            if not found[done].met or (tried.reached and keeps(tried.final, answers, margin=_MARGINS[0])):
+            found = [(done, m) for done, r in recipes.items() for m in self._search(r, budgets, margin)]
+            found.sort(key=lambda one: _preference(one[1], len(one[0])))
+            for done, mixture in [one for one in found if one[1].met] or found[:1]:
+                tried = self._mixed(recipes[done], mixture, plain, replace(account, done=done))
+                best = tried if best is None or tried.beats(best) else best
+            if (best is not None and best.content) or not found[0][1].met:
                 break
-            least = found[done].standing.sqnr_db + _STRICTER_DB
+            least = found[0][1].standing.sqnr_db + _STRICTER_DB
             budgets = replace(budgets, min_sqnr_db=max(least, budgets.min_sqnr_db or least))
         assert best is not None
-        return self._finished(best[0], best[1], plain, best[2])
+        return self._finished(best)
 
-    def _mixed(self, recipe: Recipe, mixture: Mixture, account: Rescue) -> tuple[Path, Artifact, Rescue]:
-        """The graph and the artifact of a mixture, judged in the engine."""
-        kept: dict[str, Literal["float32", "int16x8"]] = dict.fromkeys(mixture.kept, "float32")
-        quantization = replace(recipe.quantization, keep={**recipe.quantization.keep, **kept})
+    def _mixed(self, recipe: Recipe, mixture: Mixture, plain: Artifact, account: Rescue) -> _Tried:
+        """A mixture, lowered, judged and timed in the engine."""
+        quantization = replace(recipe.quantization, keep={**recipe.quantization.keep, **mixture.kept})
         graph = quantized_graph(self._job(replace(recipe, quantization=quantization)), self.policy)
-        what = f"{len(mixture.kept)} of the nodes in float32"
-        self.tried.append(Attempt(what="; ".join([*account.done, what]), standing=mixture.standing))
-        artifact = self._lower(graph, what)
+        widths = sorted(set(mixture.kept.values()))
+        counts = [f"{list(mixture.kept.values()).count(width)} of the nodes in {width}" for width in widths]
+        self.tried.append(Attempt(what="; ".join([*account.done, *counts]), standing=mixture.standing))
+        artifact = self._lower(graph, " and ".join(counts))
         standing = self.judge.standing(artifact)
-        tried = replace(
-            account,
-            reached=keeps(standing, self.budgets),
+        answers = replace(self.budgets, min_sqnr_db=None)  # no luck in a mean over every value
+        reached = keeps(standing, self.budgets)
+        account = replace(
+            self._timed(account, plain, artifact),
+            reached=reached,
             final=standing,
-            kept=dict(kept),
+            kept=dict(mixture.kept),
             kept_macs_share=mixture.macs_share,
         )
-        return graph, artifact, tried
+        content = reached and keeps(standing, answers, margin=_MARGINS[0])
+        return _Tried(graph=graph, account=account, content=content)
 
-    def _search(self, job: Job, budgets: Budgets, margin: float) -> Mixture:
-        """The mixture that keeps `budgets` in simulation, from the cache when it was searched before."""
-        job = evened_out(job, [self.policy])
-        ranges = calibration_of(job, [self.policy])
-        arguments = {
-            **self._samples(),
-            "policy": encode(self.policy),
-            "options": encode(job.recipe.quantization),
-            "budgets": encode(budgets),
-            "margin": margin,
-        }
-        label = f"search a mixture for {self.target.name}"
-
-        def build(folder: Path) -> None:
-            job.runner.run(
-                "edgekit.quantize.mixture:mixture_file",
-                {
-                    **arguments,
-                    "model": str(job.model.path),
-                    "calibration": str(ranges),
-                    "out": str(folder / "mixture.json"),
-                },
-                label=label,
-            )
-
-        need = self.options.metric not in ERROR_METRICS
-        inputs = {
-            **arguments,
-            "model": job.model.digest,
-            "ranges": digest_file(ranges),
-            "samples": open_samples(self.options.data, job.model.signature, need_labels=need).digest,
-            "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime")},
-        }
-        folder, cached = cached_folder("mixture", version=1, inputs=inputs, build=build)
-        if cached:
-            job.runner.on_event(Event(step=label, state="cached"))
-        return decode(Mixture, json.loads((folder / "mixture.json").read_text("utf-8")), where=str(folder))
+    def _search(self, recipe: Recipe, budgets: Budgets, margin: float) -> tuple[Mixture, ...]:
+        """The mixtures that keep `budgets` in simulation, from the cache when they were searched before."""
+        wide = self.target.int16x8 if "int16x8" in self.target.precisions else None
+        policies = [self.policy, *([wide] if wide else [])]
+        job = evened_out(self._job(recipe), policies)
+        request = SimulationRequest(
+            model=str(job.model.path),
+            calibration=str(calibration_of(job, policies)),
+            policy=self.policy,
+            wide=wide,
+            options=replace(job.recipe.quantization, rescue=False),
+            judged=self._judged(),
+        )
+        found = simulate(
+            job,
+            request,
+            step="edgekit.quantize.mixture:mixture_file",
+            label=f"search a mixture for {self.target.name}",
+            version=2,
+            budgets=encode(budgets),
+            margin=margin,
+        )
+        return tuple(decode(Mixture, one, where="mixture") for one in found["mixtures"])
 
     def _simulated(self, graph: Path, what: str) -> Standing:
-        arguments = {"model": str(self.job.model.path), "graph": str(graph), **self._samples()}
+        arguments = {
+            "model": str(self.job.model.path), "graph": str(graph), "judged": encode(self._judged())
+        }  # fmt: skip
         found = self.job.runner.run(
             "edgekit.quantize.mixture:standing_file", arguments, label=f"simulate {self.target.name}: {what}"
         )
         return decode(Standing, found, where="standing")
 
-    def _samples(self) -> dict[str, Any]:
-        return {
-            "data": encode(self.options.data),
-            "signature": encode(self.job.model.signature),
-            "output": self.judge.output,
-            "metric": self.options.metric,
-            "most": _SEARCH_SAMPLES,
-        }
+    def _judged(self) -> Judged:
+        return Judged(
+            data=self.options.data,
+            signature=self.job.model.signature,
+            output=self.judge.output,
+            metric=self.options.metric,
+            most=_SEARCH_SAMPLES,
+        )
 
     def _job(self, recipe: Recipe) -> Job:
-        """The job with another recipe, and a folder of its own for the graphs it makes."""
+        """The job with another recipe for this target alone, and a folder for the graphs it makes."""
+        mine = tuple(name for name in recipe.targets if load_target(name).name == self.target.name)
+        recipe = replace(recipe, targets=mine)
         return replace(self.job, recipe=recipe, work=self._folder("attempt"))
 
     def _lower(self, graph: Path, what: str) -> Artifact:
@@ -251,23 +241,38 @@ class _Attempts:
         place.mkdir(parents=True)
         return place
 
-    def _finished(self, graph: Path, artifact: Artifact, plain: Artifact, account: Rescue) -> Mended:
-        slower = relative_latency(
-            plain.folder, artifact.folder, self.example, deadline_s=self.job.recipe.deadline_s
-        )
-        account = replace(account, tried=tuple(self.tried))
-        if slower is not None:
-            account = replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
-        return Mended(graph=graph, rescue=account)
+    def _timed(self, account: Rescue, plain: Artifact, artifact: Artifact) -> Rescue:
+        deadline_s = self.job.recipe.deadline_s
+        slower = relative_latency(plain.folder, artifact.folder, self.example, deadline_s=deadline_s)
+        if slower is None:
+            return account
+        return replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
+
+    def _finished(self, tried: _Tried) -> Mended:
+        return Mended(graph=tried.graph, rescue=replace(tried.account, tried=tuple(self.tried)))
 
 
-def _rank(account: Rescue) -> tuple[bool, float]:
-    """What makes a judged mixture better: it keeps the budgets, and its answers are nearer."""
-    return account.reached, account.final.sqnr_db
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """A graph that was judged and timed in the engine; `content`: it keeps the budgets with a margin."""
+
+    graph: Path
+    account: Rescue
+    content: bool
+
+    def beats(self, other: _Tried) -> bool:
+        """Whether this is better: nearer to the budgets, and of two that keep them faster beyond doubt."""
+        mine, others = ((t.content, t.account.reached) for t in (self, other))
+        if mine != others:
+            return mine > others
+        if not self.account.reached:
+            return self.account.final.sqnr_db > other.account.final.sqnr_db
+        faster, slower = self.account.slowdown_interval, other.account.slowdown_interval
+        return faster is not None and slower is not None and faster[1] < slower[0]
 
 
 def _preference(mixture: Mixture, algorithms: int) -> tuple[bool, float, int]:
-    """What makes a mixture better: it meets the budgets, has fewer float multiply-adds, fewer algorithms."""
+    """What makes a mixture better: it meets the budgets, keeps fewer multiply-adds, fewer algorithms."""
     if mixture.met:
         return False, mixture.macs_share, algorithms
     return True, -mixture.standing.sqnr_db, algorithms

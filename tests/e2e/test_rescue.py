@@ -34,20 +34,20 @@ def collapsing(tmp_path_factory):
     return make
 
 
-def converted(folder, target, *, rescue, limit=0.5):
+def converted(folder, target, *, rescue, limit=0.5, min_sqnr_db=None):
     return edgekit.convert(
         folder / "model.onnx",
         targets=[target],
-        output=folder / f"{target}-{rescue}-{limit}",
+        output=folder / f"{target}-{rescue}-{limit}-{min_sqnr_db}",
         calibration=folder / "calibration.npz",
         quantization=QuantizationOptions(rescue=rescue),
         validation=ValidationOptions(data=DataSource(path=str(folder / "search.npz"))),
-        budgets=Budgets(max_accuracy_drop=limit),
+        budgets=Budgets(max_accuracy_drop=limit, min_sqnr_db=min_sqnr_db),
     )
 
 
-def check_rescued(folder, target):
-    rescued = converted(folder, target, rescue=True)
+def check_rescued(folder, target, **budgets):
+    rescued = converted(folder, target, rescue=True, **budgets)
     assert rescued.verdict == "pass"
     account = rescued.artifacts[0].rescue
     assert account.reached
@@ -59,15 +59,18 @@ def check_rescued(folder, target):
 def test_a_network_with_sensitive_ends_is_rescued_and_the_report_says_how(collapsing, need):
     need("onnxruntime")
     folder = collapsing("ends")
-    report = check_rescued(folder, "onnxruntime")
+    report = check_rescued(folder, "onnxruntime", min_sqnr_db=39.0)
     entry = report.artifacts[0]
-    assert "layer0" in entry.rescue.kept
-    assert entry.rescue.kept_macs_share < 0.5
+    assert set(entry.rescue.kept.values()) == {"float32"}
+    assert "logits" in entry.rescue.kept
+    assert 0 < entry.rescue.kept_macs_share < 0.5
+    tried = [attempt.what for attempt in entry.rescue.tried]
+    assert "channels evened out between layers" in tried
     assert entry.integer_ops > 0
     assert entry.rescue.slowdown > 0
-    text = (folder / "onnxruntime-True-0.5" / "report.md").read_text()
+    text = (folder / "onnxruntime-True-0.5-39.0" / "report.md").read_text()
     assert "rescued: " in text
-    assert "`layer0` in float32" in text
+    assert "`logits` in float32" in text
 
 
 @pytest.mark.conformance
@@ -89,6 +92,6 @@ def test_every_collapsing_network_is_rescued_on_every_target(name, target, colla
     assert plain.verdict == "fail"
     assert plain.artifacts[0].accuracy.drop > 5.0
     check_rescued(folder, target)
-    unseen = edgekit.validate(folder / f"{target}-True-0.5", data=folder / "test.npz").artifacts[0]
+    unseen = edgekit.validate(folder / f"{target}-True-0.5-None", data=folder / "test.npz").artifacts[0]
     assert unseen.accuracy.interval[0] <= 0.5
     assert unseen.accuracy.drop < plain.artifacts[0].accuracy.drop / 5

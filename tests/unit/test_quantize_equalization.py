@@ -190,3 +190,45 @@ def test_options_choose_what_is_evened_out():
         (QuantizationOptions(equalize=True, smooth=1.0), ("norm",)),
     ):
         assert even_out(model, calibration, options).tensors == changed
+
+
+def in_different_units(*, convolution: bool = False):
+    """Two layers on features whose units differ up to ten thousand times, and samples of them."""
+    b = GraphBuilder()
+    random = np.random.default_rng(6)
+    units = (10.0 ** random.uniform(-2, 2, 24)).astype(np.float32)
+    shape = (1, 24, 5, 5) if convolution else (1, 24)
+    spread = units.reshape(-1, 1, 1) if convolution else units
+    if convolution:
+        weight = b.random.standard_normal((16, 24, 3, 3)) / units[:, None, None]
+        y = b.add("Conv", ["x", b.constant("w", weight.astype(np.float32))], "first", kernel_shape=[3, 3])
+        last = b.add("Flatten", [b.add("Relu", [y], "y")], "flat")
+        b.add("Gemm", [last, b.weight("v", 144, 4)], "out")
+    else:
+        weight = b.random.standard_normal((24, 16)) / units[:, None]
+        y = b.add("Gemm", ["x", b.constant("w", weight.astype(np.float32))], "first")
+        b.add("Gemm", [b.add("Relu", [y], "y"), b.weight("v", 16, 4)], "out")
+    samples = [{"x": (random.standard_normal(shape) * spread).astype(np.float32)} for _ in range(32)]
+    return b.build({"x": list(shape)}, ["out"]), samples
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_an_input_whose_features_differ_in_unit_is_brought_to_one_and_answers_the_same(convolution):
+    model, samples = in_different_units(convolution=convolution)
+    even = equalize(model, found(model, samples).channels)
+    assert "x" in even.tensors
+    assert [n.op_type for n in even.model.graph.node].count("Mul") == 1
+    onnx.checker.check_model(even.model, full_check=True)
+    for sample in samples[:4]:
+        assert np.allclose(run(model, sample)["out"], run(even.model, sample)["out"], rtol=1e-5, atol=1e-5)
+    plain, mended = (
+        quantize(m, calibration=found(m, samples), policy=POLICY)[0] for m in (model, even.model)
+    )
+    assert sqnr_db(model, mended, samples) > sqnr_db(model, plain, samples) + 10.0
+    assert sqnr_db(model, mended, samples) > 25.0
+
+
+def test_an_input_of_one_unit_gets_no_operator():
+    model, samples = in_different_units()
+    samples = [{"x": np.sign(s["x"]) * 3.0} for s in samples]
+    assert "x" not in equalize(model, found(model, samples).channels).tensors

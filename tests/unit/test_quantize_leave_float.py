@@ -185,3 +185,16 @@ def test_rows_of_different_size_are_normalized_all_the_same(form):
         result, _ = quantize(model, calibration=ranges, policy=TFLITE, options=options)
         errors.append(np.mean([(run(model, r)["out"] - run(result, r)["out"]) ** 2 for r in rows]))
     assert 1.25 * errors[0] < errors[1]
+
+
+@pytest.mark.parametrize(("largest", "left"), [(4.0, {"scaled", "head"}), (400.0, {"head"})])
+def test_what_brings_an_input_to_one_unit_stays_in_float(largest, left):
+    """The shift before the factor, too; what is added behind it is integer again."""
+    b = GraphBuilder()
+    centred = b.add("Sub", ["x", b.weight("mean", 8)], "centred")
+    units = b.constant("units", np.geomspace(1.0, largest, 8).astype(np.float32))
+    scaled = b.add("Div", [centred, units], "scaled")
+    b.add("Gemm", [scaled, b.weight("w", 8, 4)], "head")
+    placement = place(index_graph(b.build({"x": [1, 8]}, ["head"])), TFLITE)
+    assert placement.integer_nodes - {"centred"} == left
+    assert ("x" in placement.tensors) == ("scaled" in left)

@@ -5,6 +5,9 @@ section 4.1 (a layer, then Relu, then a layer); Xiao et al., "SmoothQuant: Accur
 Post-Training Quantization for Large Language Models" (2022) (LayerNormalization, then matrix products). How
 far, see `channel_scales`.
 
+A network input whose features have different units has nothing before it to take the division: it gets an
+operator of its own, one multiplication a value, where the factors differ by `UNITS` or more.
+
 Only where it is exact: between the two lies nothing but what commutes with a positive factor a channel
 (f(s x) = s f(x): Relu, LeakyRelu, PRelu, pooling, flattening) and nothing else reads what is scaled. Clip,
 Relu6, HardSwish and residual branches are left alone. High biases are absorbed nowhere: behind a Relu that is
@@ -14,7 +17,7 @@ exact only if no input ever comes near zero, which samples cannot prove.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgekit.quantize.algorithms.channel_scales import channel_factors
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
+from edgekit.quantize.leave_float import UNITS
 
 __all__ = ["Equalized", "equalize", "smooth"]
 
@@ -42,11 +46,12 @@ class Equalized:
 
 
 def equalize(model: Any, channels: Channels) -> Equalized:
-    """Even out the channels between convolutions and matrix products of a ModelProto.
+    """Even out the channels between convolutions and matrix products of a ModelProto, and of its inputs.
 
     `channels` are those of a `Calibration` of this model. Must not change: the outputs; names and shapes.
     """
-    return _rescale(model, channels, makers=_LAYERS, largest_share=1.0)
+    even = _rescale(model, channels, makers=_LAYERS, largest_share=1.0)
+    return replace(even, tensors=(*even.tensors, *_even_inputs(even.model, channels)))
 
 
 def smooth(model: Any, channels: Channels, *, largest_share: float) -> Equalized:
@@ -82,6 +87,27 @@ def _rescale(model: Any, channels: Channels, *, makers: tuple[str, ...], largest
         tensors.append(tensor)
     edited.write()
     return Equalized(model=copy, tensors=tuple(tensors))
+
+
+def _even_inputs(model: Any, channels: Channels) -> list[str]:
+    """Bring the features of each input of a ModelProto to one size, in place; says which inputs."""
+    index = index_graph(model)
+    edited = _Edited(index)
+    found = []
+    for tensor in (name for name in index.inputs if name in channels):
+        readers = edited.readers(tensor)
+        if not readers or len({r.op_type == "Conv" for r in readers}) > 1:
+            continue
+        reach = np.max(np.abs(channels[tensor]), axis=0).astype(np.float64)
+        factors = channel_factors(reach, [edited.seen_from_input(r, len(reach), 1) for r in readers])
+        if factors.max() < UNITS * factors.min():
+            continue
+        for reader in readers:
+            edited.scale_inputs(reader, factors)
+        edited.divide_input(tensor, readers, factors)
+        found.append(tensor)
+    edited.write()
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +182,23 @@ class _Edited:
         """Divide what the maker gives in each channel."""
         for name, axis in maker.constants:
             self.values[name] = _along(self.constant(name), 1.0 / factors, axis)
+
+    def divide_input(self, tensor: str, readers: list[Any], factors: NDArray[np.float64]) -> None:
+        """Put a Mul behind a network input, and let its readers read that."""
+        from onnx import helper, numpy_helper
+
+        graph = self.index.model.graph
+        rank = len(self.index.shapes[tensor])
+        behind = rank - 2 if readers[0].op_type == "Conv" else 0
+        scales = (1.0 / factors).astype(np.float32).reshape(-1, *[1] * behind)
+        result, constant = f"{tensor}/even", f"{tensor}/units"
+        graph.initializer.append(numpy_helper.from_array(scales, constant))
+        graph.node.insert(0, helper.make_node("Mul", [tensor, constant], [result], name=result))
+        declared = next(i for i in graph.input if i.name == tensor)
+        graph.value_info.add().CopyFrom(declared)
+        graph.value_info[-1].name = result
+        for reader in readers:
+            reader.input[0] = result
 
     def maker(self, tensor: str, allowed: tuple[str, ...]) -> _Maker | None:
         """The node behind `tensor` that can take factors, through what commutes with them; None: no such."""
