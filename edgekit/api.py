@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,19 +62,22 @@ def open(  # the verb of the command line; the builtin is not used here
     trust: bool = False,
     signature: str = "",
     custom_objects: str | Path = "",
+    example_inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
     on_event: Listener = silent,
 ) -> Model:
     """Read a trained model into canonical ONNX in the new folder `out`, and prove the reading.
 
-    `source` is a file, a folder (SavedModel) or a Keras model in memory, of any backend. `signature` chooses
-    one of a SavedModel's; `custom_objects` is a Python file with the layers that a Keras file needs. Raises
-    `UsageError` for a source that is wrong or not trusted, `Unsupported` for one that cannot be read
-    faithfully.
+    `source` is a file, a folder (SavedModel, Transformers), a Keras model in memory, of any backend, or a
+    `torch.nn.Module` in memory with its `example_inputs`: a tensor, a tuple, or a dict by the names of
+    forward's parameters (floats of standard normal values, if `shapes` says enough). `signature` chooses one
+    of a SavedModel's or a Transformers folder's; `custom_objects` is a Python file with the layers that a
+    Keras file needs. Raises `UsageError` for a source that is wrong or not trusted, `Unsupported` for one
+    that cannot be read faithfully.
     """
     place = Path(out)
-    with source_file(source) as (file, own), new_folder(place) as folder:
+    with source_file(source, example_inputs) as (file, own), new_folder(place) as folder:
         options = _source(file, state, trust or own, shapes, dynamic, signature, custom_objects)
         model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))
     here = place.absolute()
@@ -94,6 +98,7 @@ def convert(
     trust: bool = False,
     signature: str = "",
     custom_objects: str | Path = "",
+    example_inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Mapping[str, Sequence[str]] | None = None,
     simplify: bool = True,
@@ -107,7 +112,7 @@ def convert(
 ) -> Report:
     """Lower a model for every target and precision into the new folder `output`, with its report.
 
-    `source`, `signature` and `custom_objects` are those of `open`.
+    `source`, `signature`, `custom_objects` and `example_inputs` are those of `open`.
     `calibration` (needed for "int8") is a path, a `DataSource`, arrays by input name with samples on the
     first axis, `CalibrationOptions`, or an iterable (see `edgekit.core.samples.spool`), which is read once
     and never held whole. `quantization` chooses algorithms, nodes that keep a precision, and
@@ -117,7 +122,9 @@ def convert(
     "target/precision" pairs whose refusal does not fail the verdict. Raises `EdgekitError`; nothing is
     written then.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch, source_file(source) as (file, own):
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+        file, own = stack.enter_context(source_file(source, example_inputs))
         if calibration is not None and not isinstance(calibration, CalibrationOptions):
             calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
         return run(
@@ -203,6 +210,7 @@ def analyze(
     trust: bool = False,
     signature: str = "",
     custom_objects: str | Path = "",
+    example_inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     deadline_s: float = 900.0,
     on_event: Listener = silent,
@@ -212,7 +220,9 @@ def analyze(
     Judged on at most `samples` of `data` (None: of the calibration samples), beside the float network; with
     `metric` the data needs labels. Raises `EdgekitError`.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch, source_file(source) as (file, own):
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+        file, own = stack.enter_context(source_file(source, example_inputs))
         if not isinstance(calibration, CalibrationOptions):
             calibration = CalibrationOptions(data=_data(calibration, Path(scratch)))
         held_out = None

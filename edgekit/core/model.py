@@ -10,7 +10,9 @@ __all__ = ["CANONICAL_OPSET", "Model", "ModelFormat", "Signature", "TensorSpec"]
 
 CANONICAL_OPSET = 20  # the lowest that holds Gelu whole; every engine edgekit lowers for reads it
 
-ModelFormat = Literal["keras", "onnx", "saved-model", "torch", "torch-export", "torchscript"]
+ModelFormat = Literal[
+    "keras", "onnx", "saved-model", "torch", "torch-export", "torch-module", "torchscript", "transformers"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

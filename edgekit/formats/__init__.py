@@ -10,11 +10,11 @@ from edgekit.core.model import ModelFormat
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import UsageError
 
-__all__ = ["detect", "digest_source", "require_trust", "split_factory"]
+__all__ = ["detect", "digest_source", "require_trust", "source_name", "split_factory"]
 
 _ALLOWED = (
     "an ONNX file (.onnx), a Keras file (.keras, .h5), a SavedModel folder, module.py:factory, "
-    "a torch.export archive (.pt2) or TorchScript (.pt, .ts)"
+    "a torch.export archive (.pt2), TorchScript (.pt, .ts) or a Transformers folder"
 )
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _TORCH_SUFFIXES = (
@@ -53,12 +53,16 @@ def detect(source: str) -> ModelFormat:
     path = Path(source)
     if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         return "saved-model"
+    if (path / "config.json").is_file():
+        return "transformers"
     _require_file(path, source)
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return "onnx"
     if suffix in _KERAS_SUFFIXES:
         return _keras_file(path)
+    if suffix == ".module":
+        return "torch-module"
     if suffix in _TORCH_SUFFIXES:
         return _torch_file(path)
     raise UsageError(f"edgekit reads no {suffix or 'such'!r} files", where=source, hint=f"give {_ALLOWED}")
@@ -77,16 +81,21 @@ def require_trust(kind: ModelFormat, options: SourceOptions) -> None:
         )
 
 
+def source_name(kind: ModelFormat, model: str) -> str:
+    """What the user calls a source: its path, or the class of a module in memory."""
+    return f"{Path(model).stem} (in memory)" if kind == "torch-module" else model
+
+
 def digest_source(kind: ModelFormat, options: SourceOptions, parts: list[str]) -> str:
     """SHA-256 over the files of a source: its own, the state file, custom objects, `parts` (external data).
 
-    One file gives the digest of its bytes. Names count by their last component, those in a SavedModel by
-    their place in it, so a moved model keeps its digest. Python modules that the factory's file imports are
+    One file gives the digest of its bytes. Names count by their last component, those in a folder by their
+    place in it, so a moved model keeps its digest. Python modules that the factory's file imports are
     not part of it.
     """
     model = Path(split_factory(options.model)[0] if kind == "torch" else options.model)
     own = [(model.name, model)]
-    if kind == "saved-model":
+    if kind in ("saved-model", "transformers"):
         own = [(f.relative_to(model).as_posix(), f) for f in sorted(model.rglob("*")) if f.is_file()]
     beside = [Path(name) for name in (options.state, options.custom_objects, *parts) if name]
     digests = [[name, digest_file(file)] for name, file in (*own, *((f.name, f) for f in beside))]

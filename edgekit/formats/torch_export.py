@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +18,10 @@ from edgekit.core.model import CANONICAL_OPSET, ModelFormat
 from edgekit.core.packages import require
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import Reason, Unsupported, UsageError
-from edgekit.formats.torch_load import TorchSource, load_torch
+from edgekit.formats.torch_inputs import TorchSource, input_sets
+from edgekit.formats.torch_load import load_torch
+from edgekit.formats.torch_module import borrowed
+from edgekit.formats.torch_outputs import named_outputs, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,102 +36,100 @@ def export(kind: ModelFormat, options: dict[str, Any], exporter: Exporter, out: 
     """The step: export the source named by `options` (a `SourceOptions` as JSON) into the folder `out`.
 
     Writes `exported.onnx`, and for each input set N `N.inputs.npz` and `N.outputs.npz`, the module's own
-    answers. Set 0 is the example input, set 1 its mirror image (floats negated), set 2 other values three
-    times as large: a branch that the exporter baked in for the example shows in the others. Returns
-    {"sets": number of sets, "shapes": shape of each input, "notes": [...]}. Raises `UsageError`, or
-    `Unsupported` when the exporter fails.
+    answers. Set 0 is the example input; a branch that the exporter baked in for it shows in the others (see
+    `input_sets`), of which those that the module cannot take are left out. Returns {"sets": number of sets,
+    "shapes": shape of each input, "notes": [...]}. Raises `UsageError`, or `Unsupported` when the exporter
+    fails. A module in memory ("torch-module") is exported where it lives: call this in its own process.
     """
     torch = require("torch", needed_for="reading PyTorch models")
     asked = decode(SourceOptions, options, where="source")
-    model = asked.model
-    source = load_torch(kind, asked)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad():
-        sets = _input_sets(source.inputs)
-        names: list[str] = []
-        for index, tensors in enumerate(sets):
-            answer = _answers(source, tensors, model)
-            names = list(answer)
-            save_arrays(folder / f"{index}.inputs.npz", {n: t.numpy() for n, t in tensors.items()})
-            save_arrays(folder / f"{index}.outputs.npz", {n: t.numpy() for n, t in answer.items()})
-        notes = _write(source, kind, exporter, names, folder / "exported.onnx", model)
-    fixed = {name: list(t.shape) for name, t in source.inputs.items()}
-    return {"sets": len(sets), "shapes": fixed, "notes": [*source.notes, *notes]}
+    with _opened(kind, asked) as source, torch.no_grad():
+        names, count, notes = _answer_sets(source, folder, asked.model)
+        said = _write(source, kind, exporter, names, folder / "exported.onnx", asked.model)
+        fixed = {name: list(t.shape) for name, t in source.inputs.items()}
+        return {"sets": count, "shapes": fixed, "notes": [*source.notes, *notes, *said]}
 
 
-def _input_sets(example: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+@contextlib.contextmanager
+def _opened(kind: ModelFormat, asked: SourceOptions) -> Iterator[TorchSource]:
+    if kind == "torch-module":
+        with borrowed(asked) as source, _quiet():
+            yield source
+    else:
+        yield load_torch(kind, asked)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """In a process that is not ours the exporters' warnings, logs and dumps of graphs are kept back."""
+    before = logging.root.manager.disable
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        stack.callback(logging.disable, before)
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        yield
+
+
+def _answer_sets(source: TorchSource, folder: Path, model: str) -> tuple[list[str], int, tuple[str, ...]]:
+    """Write the input sets and the answers to them: the names of the outputs, the number of sets, notes."""
+    names: list[str] = []
+    notes: tuple[str, ...] = ()
+    count = 0
+    for index, tensors in enumerate(input_sets(source)):
+        try:
+            answer, left_out = _answers(source, tensors, model)
+        except UsageError:
+            if index == 0:
+                raise
+            continue  # the values were ours: a module may refuse them
+        if index == 0:
+            names, notes = list(answer), left_out
+        elif any(not bool(t.isfinite().all()) for t in answer.values()):
+            continue
+        save_arrays(folder / f"{count}.inputs.npz", {n: t.numpy() for n, t in tensors.items()})
+        save_arrays(folder / f"{count}.outputs.npz", {n: t.numpy() for n, t in answer.items()})
+        count += 1
+    if count == 1:
+        notes += ("proven on the example input alone: the module takes no other values",)
+    return names, count, notes
+
+
+def _answers(
+    source: TorchSource, tensors: Mapping[str, torch.Tensor], model: str
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     torch = require("torch")
-    generator = torch.Generator().manual_seed(1)
-
-    def mirrored(t: Any) -> Any:
-        if t.dtype.is_floating_point:
-            return -t
-        return ~t if t.dtype == torch.bool else t.flip(-1) if t.ndim else t
-
-    def other(t: Any) -> Any:
-        if t.dtype.is_floating_point:
-            return (3 * torch.randn(t.shape, generator=generator)).to(t.dtype)
-        if t.dtype == torch.bool:
-            return torch.rand(t.shape, generator=generator) > 0.5
-        low, high = (int(t.min()), int(t.max())) if t.numel() else (0, 0)
-        return torch.randint(low, high + 1, t.shape, generator=generator, dtype=t.dtype)
-
-    return [
-        {n: t.detach().clone().contiguous() for n, t in example.items()},
-        {n: mirrored(t.detach()).contiguous() for n, t in example.items()},
-        {n: other(t) for n, t in example.items()},
-    ]
-
-
-def _answers(source: TorchSource, tensors: Mapping[str, torch.Tensor], model: str) -> dict[str, torch.Tensor]:
     args, kwargs = source.split({n: t.clone() for n, t in tensors.items()})
     try:
         outputs = source.call(*args, **kwargs)
     except Exception as err:  # the user's own code: whatever it raises is for them to see
+        shapes = ", ".join(
+            f"{n} is {t.dtype}{list(t.shape)}".replace("torch.", "") for n, t in tensors.items()
+        )
         raise UsageError(
             f"the module raised {type(err).__name__} on its example inputs: {err}",
             where=model,
-            hint="check --shape: " + ", ".join(f"{n} is {tuple(t.shape)}" for n, t in tensors.items()),
+            hint=f"check the example inputs and --shape: {shapes}",
         ) from err
-    named = _named_outputs(outputs, model)
-    return {name: tensor.detach().contiguous() for name, tensor in named.items()}
-
-
-def _named_outputs(outputs: Any, model: str) -> dict[str, torch.Tensor]:
-    """Tensors by name: the keys of a dict, else "output", "output_1", ... in the order they come."""
-    flat = list(_flatten(outputs, ""))
-    named: dict[str, torch.Tensor] = {}
-    unnamed = 0
-    for key, tensor in flat:
-        name = key
-        if not name:
-            name = "output" if unnamed == 0 else f"output_{unnamed}"
-            unnamed += 1
-        if name in named:
-            raise UsageError(f"two outputs are named {name!r}", where=model)
-        named[name] = tensor
-    if not named:
-        raise UsageError(f"forward() returned {type(outputs).__name__}, tensors are needed", where=model)
-    return named
-
-
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    torch = require("torch")
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (tuple, list)):
-        for i, item in enumerate(value):
-            yield from _flatten(item, f"{name}.{i}" if name else "")
+    named, left_out = named_outputs(outputs, model)
+    for name, tensor in [*tensors.items(), *named.items()]:
+        if tensor.dtype == torch.bfloat16 or tensor.is_complex() or tensor.is_quantized or tensor.is_sparse:
+            raise UsageError(
+                f"{name!r} is {'sparse' if tensor.is_sparse else tensor.dtype}, which no target takes",
+                where=model,
+                hint="call module.float()" if tensor.dtype == torch.bfloat16 else "return plain tensors",
+            )
+    return {name: tensor.detach().contiguous() for name, tensor in named.items()}, left_out
 
 
 def _write(
     source: TorchSource, kind: ModelFormat, exporter: Exporter, outputs: list[str], path: Path, model: str
 ) -> list[str]:
-    refusal = "TorchScript is read by the legacy exporter alone" if kind == "torchscript" else ""
+    refusal = "TorchScript is read by the legacy exporter alone" if source.scripted else ""
     if exporter == "legacy":
         refusal = ".pt2 is read by the dynamo exporter alone" if kind == "torch-export" else ""
     if refusal:
@@ -134,11 +137,12 @@ def _write(
     try:
         if exporter == "legacy":
             # A script cannot be called inside the trace of a wrapper; it is exported as it is.
-            module = source.module if kind == "torchscript" else _wrapped(source)
+            module = source.module if source.scripted else _wrapped(source)
             return [_legacy(module, source, outputs, path)]
         return [_dynamo(source, outputs, path, kind)]
     except Exception as err:  # the exporters raise anything; the border where it becomes a typed refusal
-        traceback.print_exc()
+        if kind != "torch-module":  # into the step's log
+            traceback.print_exc()
         raise Unsupported(
             f"PyTorch's {exporter} exporter failed", where=model, reasons=[Reason(why=_cause(err))]
         ) from err
@@ -155,7 +159,7 @@ def _wrapped(source: TorchSource) -> Any:
 
         def forward(self, *tensors: Any) -> Any:
             args, kwargs = source.split(dict(zip(source.inputs, tensors, strict=True)))
-            return tuple(tensor for _, tensor in _flatten(self.model(*args, **kwargs), ""))
+            return tensors_of(self.model(*args, **kwargs))
 
     return Flat().eval()
 

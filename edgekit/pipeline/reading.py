@@ -16,9 +16,10 @@ from edgekit.core.files import atomic_file, digest_file
 from edgekit.core.model import CANONICAL_OPSET, Model, ModelFormat, Signature
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import MissingPackage, Reason, StepError, Unsupported, UsageError
-from edgekit.formats import detect, digest_source, require_trust
+from edgekit.formats import detect, digest_source, require_trust, source_name
 from edgekit.graph.compare import Difference, first_difference
-from edgekit.pipeline import reading_tf
+from edgekit.pipeline import reading_tf, reading_torch
+from edgekit.pipeline.locating import Locate, in_graph, in_source, named
 from edgekit.pipeline.reading_dynamic import read_dynamic
 from edgekit.pipeline.steps import StepRunner
 
@@ -27,9 +28,7 @@ __all__ = ["prepare_onnx", "read_model"]
 _FOLDED, _UNFOLDED = "model.onnx", "unfolded.onnx"
 _INPUT_SETS = 2  # generated for an ONNX source
 _EXPORTERS: dict[ModelFormat, tuple[str, ...]] = {  # in the order they are tried
-    "torch": ("legacy", "dynamo"),
-    "torchscript": ("legacy",),
-    "torch-export": ("dynamo",),
+    **reading_torch.EXPORTERS,
     "keras": reading_tf.BATCHES,
     "saved-model": reading_tf.BATCHES,
 }
@@ -79,7 +78,8 @@ def read_model(source: SourceOptions, *, out: Path, runner: StepRunner, simplify
             return _read_exported(kind, source, work, out, runner, simplify)
         except (UsageError, Unsupported) as err:
             if not source.state or err.where != str(Path(source.state)):
-                err.where = source.model  # the user's name for it, not that of a file or step between
+                # the user's name for it, not that of a file or step between
+                err.where = source_name(kind, source.model)
             raise
 
 
@@ -89,8 +89,11 @@ def _check_options(source: SourceOptions, kind: ModelFormat) -> None:
         raise UsageError(
             "--state belongs to module.py:factory; this file holds its weights itself", where=source.model
         )
-    if source.signature and kind != "saved-model":
-        raise UsageError("--signature chooses one of a SavedModel's; this is none", where=source.model)
+    if source.signature and kind not in ("saved-model", "transformers"):
+        raise UsageError(
+            "--signature chooses one of a SavedModel's or a Transformers folder's; this is none",
+            where=source.model,
+        )
     if source.custom_objects and kind != "keras":
         raise UsageError("--custom-objects belongs to Keras files; this is none", where=source.model)
 
@@ -122,7 +125,7 @@ def _read_onnx(source: SourceOptions, work: Path, out: Path, runner: StepRunner,
         # ONNX Runtime does not read every opset a file may have: the converted graph is then the yardstick.
         notes.append(f"the conversion to opset {CANONICAL_OPSET} is not proven: {err.message}")
         evidence = _Evidence(inputs=inputs, outputs=_run(prepared, inputs, work, runner, "prepared"))
-    difference = _disagreement([prepared], evidence, work, runner)
+    difference = _disagreement([prepared], evidence, work, runner, in_graph(source.model, runner))
     if difference is not None:
         raise Unsupported(
             "the graph converted to the canonical opset does not answer like the file",
@@ -143,7 +146,8 @@ def _read_exported(
         folder = work / exporter
         try:
             prepared, evidence, notes = _exported(kind, source, exporter, folder, runner)
-            difference = _disagreement([prepared], evidence, folder, runner)
+            locate = in_source(kind, source, exporter, folder, runner)
+            difference = _disagreement([prepared], evidence, folder, runner, locate)
         except (Unsupported, MissingPackage) as err:
             missing += [err] if isinstance(err, MissingPackage) else []
             why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
@@ -151,8 +155,15 @@ def _read_exported(
             continue
         if difference is None:
             notes = [*notes, *(f"the {r.node} was not used: {r.why}" for r in reasons)]
-            signature, more = _finished(prepared, evidence, folder, out, runner, simplify)
-            return _model(kind, source, out, signature, [], [*notes, *more])
+            try:
+                signature, more = _finished(prepared, evidence, folder, out, runner, simplify)
+            except Unsupported as err:
+                if exporter == exporters[-1] and not reasons:
+                    raise
+                nodes = "; ".join(f"{r.node}: {r.why}" for r in err.reasons)
+                reasons.append(Reason(node=f"{exporter} exporter", why=f"{err.message}: {nodes}"))
+                continue
+            return _model(kind, source, out, signature, [], [*notes, *_unread(evidence, signature), *more])
         reasons.append(Reason(
             node=f"{exporter} exporter",
             why=f"its graph does not answer like the module: {difference}",
@@ -163,21 +174,29 @@ def _read_exported(
     raise Unsupported("the model cannot be exported faithfully to ONNX", reasons=reasons)
 
 
+def _unread(evidence: _Evidence, signature: Signature) -> list[str]:
+    """Notes on the inputs of the source that are none of the graph: exporters drop what no answer needs."""
+    kept = {spec.name for spec in signature.inputs}
+    return [
+        f"the input {name!r} changes no answer and is left out"
+        for name in load_arrays(evidence.inputs[0])
+        if name not in kept
+    ]
+
+
 def _exported(
     kind: ModelFormat, source: SourceOptions, exporter: str, folder: Path, runner: StepRunner
 ) -> tuple[Path, _Evidence, list[str]]:
     if kind in ("keras", "saved-model"):
         prepared, inputs, outputs, notes = reading_tf.run_export(kind, source, exporter, folder, runner)
         return prepared, _Evidence(inputs=inputs, outputs=outputs), notes
-    answer = runner.run(
-        "edgekit.formats.torch_export:export",
-        {"kind": kind, "options": encode(source), "exporter": exporter, "out": str(folder)},
-        label=f"export from PyTorch ({exporter})",
-    )
+    answer = reading_torch.run_export(kind, source, exporter, folder, runner)
     prepared = folder / "prepared.onnx"
     try:
         exported = str(folder / "exported.onnx")
-        read = _prepare(runner, exported, prepared, answer["shapes"], (), "read the exported graph")
+        # What the legacy exporter writes is static, and lacks inputs that nothing reads.
+        shapes = answer["shapes"] if exporter == "dynamo" else {}
+        read = _prepare(runner, exported, prepared, shapes, (), "read the exported graph")
     except UsageError as err:  # the exporter's file is at fault, not the user
         why = "; ".join((err.message, *err.problems))
         raise Unsupported(f"its file is not valid: {why}") from err
@@ -201,7 +220,7 @@ def _finished(
         folder = work / "simplified"
         try:
             signature, notes = _finish(runner, prepared, folder, simplified=True)
-            difference = _disagreement(_forms(folder), evidence, work, runner)
+            difference = _disagreement(_forms(folder), evidence, work, runner, in_graph(prepared, runner))
             if difference is None:
                 _deliver(folder, out)
                 return signature, notes
@@ -211,7 +230,7 @@ def _finished(
         runner.on_event(Event(step="simplify", state="note", note=f"not simplified: {reason}"))
     folder = work / "plain"
     signature, notes = _finish(runner, prepared, folder, simplified=False)
-    difference = _disagreement(_forms(folder), evidence, work, runner)
+    difference = _disagreement(_forms(folder), evidence, work, runner, in_graph(prepared, runner))
     if difference is not None:
         raise Unsupported(
             "the canonical graph does not answer like the source", reasons=[Reason(why=str(difference))]
@@ -263,15 +282,15 @@ def _run(
 
 
 def _disagreement(
-    graphs: Sequence[Path], evidence: _Evidence, work: Path, runner: StepRunner
+    graphs: Sequence[Path], evidence: _Evidence, work: Path, runner: StepRunner, locate: Locate
 ) -> Difference | None:
-    """The first output of a graph that is not the source's answer, over all input sets."""
+    """The first output of a graph that is not the source's answer, over all input sets, and its place."""
     for graph in graphs:
         answers = _run(graph, evidence.inputs, work, runner, graph.stem)
-        for expected, got in zip(evidence.outputs, answers, strict=True):
+        for inputs, expected, got in zip(evidence.inputs, evidence.outputs, answers, strict=True):
             difference = first_difference(load_arrays(expected), load_arrays(got))
             if difference is not None:
-                return difference
+                return named(difference, locate, graph, inputs)
     return None
 
 
@@ -299,7 +318,7 @@ def _model(
     return Model(
         path=path,
         unfolded=unfolded if unfolded.is_file() else path,
-        source=source.model,
+        source=source_name(kind, source.model),
         format=kind,
         signature=signature,
         digest=digest_file(path),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +43,20 @@ class StepRunner:
         Raises the step's own `EdgekitError`, or `StepError` when the child failed, crashed, was killed for
         memory or passed its deadline.
         """
+        return self._told(label, lambda: self._run(function, arguments, label))
+
+    def run_here(self, function: Callable[..., Any], arguments: Mapping[str, Any], *, label: str) -> Any:
+        """Run a step in this process: for what lives in it and in no file. It has no deadline.
+
+        Raises the step's own `EdgekitError`.
+        """
+        return self._told(label, lambda: function(**arguments))
+
+    def _told(self, label: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         self.on_event(Event(step=label, state="start"))
         try:
-            value = self._run(function, arguments, label)
+            value = work()
         except EdgekitError as err:
             state = "refused" if err.exit_code == 4 else "failed"
             seconds = time.perf_counter() - started

@@ -19,6 +19,7 @@ from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
 from edgekit.quantize.leave_float import fragile, islands
+from edgekit.quantize.masks import masks
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
 
@@ -72,7 +73,8 @@ def place(
     without being named, unless `leave_float` is off: see the module of that name. Raises `UsageError` for a
     name that no node has.
     """
-    kept = _kept(index, policy, {*keep, *(fragile(index, policy) if leave_float else ())})
+    lost = fragile(index, policy) | masks(index) if leave_float else set()
+    kept = _kept(index, policy, {*keep, *lost})
     weighted = _weighted_nodes(index, policy)
     integer, wanted, shared = _spread(index, policy, kept, weighted)
     gainless = islands(index, integer | {n.name for n in shared}, wanted) if leave_float else set()
