@@ -48,3 +48,18 @@ def need() -> Callable[[str], None]:
         pytest.skip(reason)
 
     return check
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An EDGEKIT_CACHE of one test's own."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
+    """An artifact whose engine misbehaves on demand: `fake_engine` in tests/support."""
+    from fake_engine import fake_artifact
+
+    return fake_artifact(tmp_path, monkeypatch)

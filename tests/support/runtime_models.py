@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,3 +206,18 @@ def tflite_artifact(folder: Path, kind: str = "int8", *, batch: int | str = 1, *
     )  # fmt: skip
     content = tflite_convolution(kind, batch=batch)
     return put_artifact(folder, "tflite", content, (image,), (features,), precision=kind, **more)
+
+
+def onnx_sum(
+    folder: Path,
+    engine: str = "onnxruntime",
+    first: tuple[int | str, ...] = (2, 3),
+    second: tuple[int | str, ...] = (2, 3),
+    **more: Any,
+) -> Path:
+    """An artifact in `folder` that adds its inputs `a` and `b`."""
+    need("onnx", engine)
+    inputs = (tensor("a", "float32", first), tensor("b", "float32", second))
+    outputs = (tensor("total", "float32", first),)
+    content = sum_of_two(first=first, second=second)
+    return put_artifact(folder, engine, content, inputs, outputs, precision="float32", **more)

@@ -15,6 +15,8 @@ from edgekit.backends.request import Request
 from edgekit.backends.tflite import lower
 from edgekit.core.artifact import Artifact
 from edgekit.core.target import load_target
+from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.qdq import quantize
 
 OPSET = 20
 SCALE, ZERO_POINT = 0.05, -7
@@ -100,6 +102,13 @@ def feeds(model: Any, seed: int = 0, *, scale: float = 1.0) -> dict[str, np.ndar
         else:
             result[info.name] = random.integers(0, 3, shape).astype(dtype)
     return result
+
+
+def int16x8(model: Any, samples: Sequence[Mapping[str, np.ndarray]]) -> Any:
+    """The int16x8 graph of a float one, calibrated on `samples`."""
+    policy = load_target("tflite").int16x8
+    assert policy is not None
+    return quantize(model, calibration=calibrate(model, samples, policies=[policy]), policy=policy)[0]
 
 
 def reference(model: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

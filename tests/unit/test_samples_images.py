@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from edgekit.core.samples import Samples, load_spec, open_samples
 from edgekit.core.samples import images as image_module
 from edgekit.errors import UsageError
 
-if os.environ.get("EDGEKIT_REQUIRE_ALL") == "1":
-    from PIL import Image as pillow  # noqa: N813
-else:
-    pillow = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+pillow: Any = import_module("PIL.Image") if find_spec("PIL") else None
+
+
+@pytest.fixture(autouse=True)
+def pillow_is_installed(need):
+    need("PIL")
+
 
 PLAIN = """
 schema = 1

@@ -12,25 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import X, fake_artifact, gone
+from fake_engine import X, gone
 
 from edgekit.devices.local import Worker
 from edgekit.errors import StepError, UsageError
 from edgekit.runtime.protocol import read_message, write_message
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch, cache):
-    """An artifact whose engine is the fake."""
-    return fake_artifact(tmp_path, monkeypatch)
 
 
 def _failure(artifact, request, *, deadline_s=60.0, inputs=X):

@@ -11,25 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runtime_models as models
-from fake_engine import X, fake_artifact, gone
+from fake_engine import X, gone
 
 from edgekit.devices.local import Worker
 from edgekit.errors import MissingPackage, StepError, UsageError
 from edgekit.runtime import worker as worker_module
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch, cache):
-    """An artifact whose engine is the fake."""
-    return fake_artifact(tmp_path, monkeypatch)
 
 
 def test_a_worker_runs_times_and_weighs_an_artifact(tmp_path, cache):
