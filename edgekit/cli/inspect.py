@@ -25,8 +25,9 @@ __all__ = [
 
 DESCRIPTION = """\
 Say what FILE is. For a model of any format: its signature, operators and multiply-adds, and what each target
-would refuse of it in float32. For an artifact folder: what its manifest says, its files verified. For a
-folder that `edgekit convert` wrote: every artifact in it."""
+would refuse of it in float32. For a .tflite file of any maker: its signature, operators and number types.
+For an artifact folder: what its manifest says, its files verified. For a folder that `edgekit convert`
+wrote: every artifact in it."""
 EXAMPLE = "example: edgekit inspect model.onnx"
 
 
@@ -54,9 +55,21 @@ def execute(arguments: argparse.Namespace) -> Answer:
     python = arguments.file.rpartition(":")[0].endswith(".py")
     if not path.exists() and not python:
         raise UsageError("no such file or folder", where=str(path))
+    if path.suffix.lower() == ".tflite":
+        return _inspect_tflite(path)
     if path.suffix.lower() == ".onnx" or not (saved_model or python or path.suffix):
         return _inspect_model(path, quiet=arguments.quiet)
     return _inspect_source(arguments)
+
+
+def _inspect_tflite(path: Path) -> Answer:
+    from edgekit.pipeline.steps import StepRunner
+
+    step = "edgekit.formats.tflite_file:describe"
+    value = StepRunner(deadline_s=120.0).run(step, {"path": str(path)}, label="read the .tflite file")
+    value = {"format": "tflite", **value}
+    hint = f"compare it with edgekit's artifacts: edgekit validate OUT --data DATA --beside {path.name}"
+    return Answer(value=value, text=f"{_model_text(value)}\n\n{hint}")
 
 
 def _inspect_source(arguments: argparse.Namespace) -> Answer:
@@ -195,12 +208,16 @@ def _model_text(value: dict[str, Any]) -> str:
         if isinstance(item, dict):
             text = ", ".join(f"{k} {v}" for k, v in item.items())
             rows.append((name, text or "none"))
+        elif key == "labels" and item:
+            rows.append((name, f"{len(item)}: {', '.join(item[:5])}{', …' if len(item) > 5 else ''}"))
         elif isinstance(item, list):
             rows += [(name if i == 0 else "", _entry(entry)) for i, entry in enumerate(item)]
         elif key.endswith("_bytes"):
             rows.append((name.removesuffix(" bytes"), size_text(item)))
-        else:
+        elif item != "":
             rows.append((name, f"{item:,}" if isinstance(item, int) else str(item)))
+    if "targets" not in value:
+        return table(rows)
     verdicts: list[tuple[str, ...]] = []
     word = {True: "takes it in float32", False: "refuses it", None: "could not be asked"}
     shown: list[str] = []
@@ -216,7 +233,9 @@ def _entry(entry: Any) -> str:
     """One element of a list: a tensor as name: dtype[shape], another mapping as its pairs."""
     if isinstance(entry, dict) and {"name", "dtype", "shape"} <= entry.keys():
         dims = ", ".join(str(d) if d != "" else "?" for d in entry["shape"])
-        return f"{entry['name']}: {entry['dtype']}[{dims}]"
+        scale = f", scale {entry['scale']:g}, zero point {entry['zero_point']}" if entry.get("scale") else ""
+        layout = f", {entry['layout']}" if entry.get("layout") else ""
+        return f"{entry['name']}: {entry['dtype']}[{dims}]{scale}{layout}"
     if isinstance(entry, dict):
         return ", ".join(f"{k} {v}" for k, v in entry.items())
     return str(entry)

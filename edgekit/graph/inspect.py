@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -19,24 +20,35 @@ if TYPE_CHECKING:
 
 __all__ = ["count_macs", "inspect_model"]
 
+# What says which axis holds channels, and what leaves the axes as they are.
+_WINDOWS = (
+    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "LRN",
+    "InstanceNormalization", "MaxPool",
+)  # fmt: skip
+_SAME_AXES = ("Add", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "Mul", "Pad", "QuantizeLinear",
+              "Relu", "Resize", "Sub")  # fmt: skip
+_LABEL_KEYS = ("names", "labels", "classes", "class_names", "id2label")
+
 Shapes = dict[str, tuple[int, ...]]
 
 
 def inspect_model(path: str) -> dict[str, Any]:
     """The step: facts of an ONNX file as JSON values.
 
-    "inputs" and "outputs" (name, dtype, shape), "opset", "domains" beyond the standard one, "operators"
-    (type -> count, inner graphs included), "parameters" (elements of weights that are numbers to compute
-    with: no int64, no bool), "size_bytes" (file and external data), "macs" (multiply-adds of Conv,
-    ConvTranspose, Gemm and MatMul for one call with a batch of 1; None while other dimensions are open) and
-    "dynamic_dimensions". Raises `UsageError` for a file that is not ONNX.
+    "inputs" and "outputs" (name, dtype, shape; the "layout" of inputs that convolutions or pools read),
+    "labels" (names of classes that the exporter left in the metadata), "opset", "domains" beyond the standard
+    one, "operators" (type -> count, inner graphs included), "parameters" (elements of weights that are
+    numbers to compute with: no int64, no bool), "size_bytes" (file and external data), "macs" (multiply-adds
+    of Conv, ConvTranspose, Gemm and MatMul for one call with a batch of 1; None while other dimensions are
+    open) and "dynamic_dimensions". Raises `UsageError` for a file that is not ONNX.
     """
     model, files = _load(Path(path))
     signature = signature_of(model)
     operators = Counter(_label(node) for graph in all_graphs(model.graph) for node in graph.node)
     return {
-        "inputs": encode(signature.inputs),
+        "inputs": [{**encode(spec), "layout": _layout(model, spec.name)} for spec in signature.inputs],
         "outputs": encode(signature.outputs),
+        "labels": _labels(model),
         "opset": max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
         "domains": sorted({o.domain for o in model.opset_import} - {"", "ai.onnx"}),
         "nodes": sum(operators.values()),
@@ -95,6 +107,41 @@ def _load(path: Path) -> tuple[ModelProto, set[Path]]:
     for value in [v for v in model.graph.input if v.name in weights]:
         model.graph.input.remove(value)
     return model, files
+
+
+def _layout(model: ModelProto, name: str) -> str:
+    """"channels first" or "channels last": by the first operator that tells; "" where none does."""
+    seen, waiting = set(), [(name, False)]
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for read in node.input[:1] if node.op_type in _WINDOWS else node.input:
+            readers.setdefault(read, []).append(node)
+    while waiting:
+        tensor, moved = waiting.pop(0)
+        for node in readers.get(tensor, ()):
+            if node.op_type in _WINDOWS:
+                return "channels last" if moved else "channels first"
+            perm = list(attribute(node, "perm", ()))
+            last_first = node.op_type == "Transpose" and perm == [0, len(perm) - 1, *range(1, len(perm) - 1)]
+            if (last_first or node.op_type in _SAME_AXES) and node.output[0] not in seen:
+                seen.add(node.output[0])
+                waiting.append((node.output[0], moved or last_first))
+    return ""
+
+
+def _labels(model: ModelProto) -> list[str]:
+    """A list of names, or a mapping from numbers to names, under one of the usual keys."""
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    for key in _LABEL_KEYS:
+        try:
+            value = ast.literal_eval(known.get(key, "()"))  # JSON of strings and numbers is Python, too
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            value = [value[n] for n in sorted(value, key=lambda n: int(n) if str(n).isdigit() else 0)]
+        if isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value):
+            return list(value)
+    return []
 
 
 def _label(node: NodeProto) -> str:

@@ -29,7 +29,7 @@ from edgekit.pipeline.layout import EXAMPLE, artifact_folder, yardstick_folder
 from edgekit.pipeline.steps import StepRunner
 from edgekit.runtime.manifest import TensorIO
 
-__all__ = ["place_beside", "typed"]
+__all__ = ["pair_ports", "place_beside", "typed"]
 
 
 def place_beside(
@@ -78,7 +78,7 @@ def _placed(out: Path, report: Report, beside: Beside, deadline_s: float, on_eve
             hint="one network is compared with one: convert the signature that is meant alone",
         )
     source = open_artifact(yardstick_folder(out)).manifest
-    inputs, outputs = _paired(beside, facts, source.inputs, source.outputs)
+    inputs, outputs = pair_ports(beside, facts, source.inputs, source.outputs)
     place = artifact_folder(out, row, facts["precision"])
     artifact = _written(path, out, place, inputs, outputs, source.source_digest)
     entry = ArtifactReport(
@@ -124,9 +124,13 @@ def _written(
     return open_artifact(place)
 
 
-def _paired(
+def pair_ports(
     beside: Beside, facts: dict[str, Any], inputs: Sequence[TensorIO], outputs: Sequence[TensorIO]
 ) -> tuple[tuple[TensorIO, ...], tuple[TensorIO, ...]]:
+    """The file's inputs and outputs (of `describe`) under the names of the source's, axes in its order.
+
+    Raises `UsageError` with everything that is left open.
+    """
     known = [port.name for port in (*inputs, *outputs)]
     if unknown := [name for name in beside.ports if name not in known]:
         raise UsageError(

@@ -107,6 +107,26 @@ def test_a_graph_that_is_altered_is_told_from_the_framework(read, models):
     assert first_difference(expected, {"digit": expected["digit"] + np.float32(1e-3)}) is not None
 
 
+@pytest.mark.parametrize("name", GOOD)
+def test_no_layer_of_a_graph_that_is_right_is_blamed(read, name):
+    """Whatever tf2onnx merged, moved or transposed."""
+    assert read[name]["blamed"][0] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "guilty"),
+    [
+        ("cnn", "'digit' (Dense)"),
+        ("unet", "'conv2d_4' (Conv2D)"),
+        ("lstm", "'lstm/lstm_cell' (LSTMCell)"),
+        ("attention", "(Dense)"),
+        ("one", "(MatMul)"),
+    ],
+)
+def test_the_layer_whose_weight_was_altered_is_named(read, name, guilty):
+    assert guilty in read[name]["blamed"][1]
+
+
 def test_inputs_and_outputs_keep_the_names_that_the_user_gave(read):
     assert read["cnn"]["inputs"] == {"image": [1, 28, 28, 1]}
     assert read["cnn"]["outputs"] == ["digit"]

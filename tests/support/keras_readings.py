@@ -22,7 +22,8 @@ def main(cases: str, folder: str) -> None:
 
     from edgekit.graph.compare import first_difference
     from edgekit.graph.evaluate import evaluate
-    from edgekit.pipeline.reading_tf import export
+    from edgekit.graph.locate import first_value
+    from edgekit.pipeline.reading_tf import export, inner_values
 
     answers = {}
     for name, (kind, batch, options) in json.loads(Path(cases).read_text()).items():
@@ -36,17 +37,35 @@ def main(cases: str, folder: str) -> None:
         got = [out / f"{i}.got.npz" for i in range(read["sets"])]
         evaluate(str(out / "prepared.onnx"), [str(p) for p in inputs], [str(p) for p in got])
         graph = onnx.load(out / "prepared.onnx").graph
+        inner = inner_values(kind, options, batch, str(inputs[0]), str(out / "inner.npz"))
+        blamed = [
+            first_value(str(out / "inner.npz"), str(file), str(inputs[0]), inner["reads"])
+            for file in (out / "exported.onnx", _one_weight_scaled(out / "exported.onnx"))
+        ]
         answers[name] = {
             "inputs": {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input},
             "outputs": [v.name for v in graph.output],
             "operators": sorted({node.op_type for node in graph.node}),
             "notes": read["notes"],
+            "blamed": blamed,
             "differences": [
                 str(d) for i in range(read["sets"])
                 if (d := first_difference(load_arrays(out / f"{i}.outputs.npz"), load_arrays(got[i])))
             ],
         }  # fmt: skip
     print(json.dumps(answers))
+
+
+def _one_weight_scaled(path: Path) -> Path:
+    """A copy of the file whose largest weight is scaled by 1.05."""
+    import onnx
+
+    model = onnx.load(path)
+    weight = max(model.graph.initializer, key=lambda t: len(t.raw_data) if t.data_type == 1 else 0)
+    scaled = (1.05 * onnx.numpy_helper.to_array(weight)).astype("float32")
+    weight.CopyFrom(onnx.numpy_helper.from_array(scaled, weight.name))
+    onnx.save(model, path.with_name("scaled.onnx"))
+    return path.with_name("scaled.onnx")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,8 @@ def test_a_simplifier_that_renames_an_output_is_refused(monkeypatch: pytest.Monk
 def test_inspection_counts_operators_parameters_and_multiply_adds(tmp_path: Path) -> None:
     path = saved(classifier(), tmp_path)
     facts = inspect_model(path)
-    assert facts["inputs"] == [{"name": "image", "dtype": "float32", "shape": ["N", 3, 8, 8]}]
+    [image] = facts["inputs"]
+    assert image == {"name": "image", "dtype": "float32", "shape": ["N", 3, 8, 8], "layout": "channels first"}
     assert [o["name"] for o in facts["outputs"]] == ["logits", "age"]
     assert facts["opset"] == 17
     assert facts["operators"]["Gemm"] == 2
@@ -239,6 +240,22 @@ def test_multiply_adds_are_unknown_while_a_size_is_open(tmp_path: Path) -> None:
     facts = inspect_model(saved(model, tmp_path))
     assert facts["macs"] is None
     assert facts["dynamic_dimensions"] == ["x[1] (T)"]
+
+
+def test_inspection_tells_channels_last_and_the_labels_that_an_exporter_left(tmp_path: Path) -> None:
+    weights = {"w": np.zeros((2, 3, 1, 1), F), "half": np.float32([0.5])}
+    nodes = [
+        node("Mul", ["x", "half"], ["scaled"]),
+        node("Transpose", ["scaled"], ["moved"], perm=[0, 3, 1, 2]),
+        node("Conv", ["moved", "w"], ["y"]),
+    ]
+    model = graph(nodes, {"x": (F, [1, 4, 4, 3])}, {"y": (F, [1, 2, 4, 4])}, weights)
+    model.metadata_props.add(key="names", value="{10: 'cat', 9: 'dog'}")
+    facts = inspect_model(saved(model, tmp_path))
+    assert facts["inputs"][0]["layout"] == "channels last"
+    assert facts["labels"] == ["dog", "cat"]
+    model.metadata_props[0].value = "__import__('os').getcwd()"
+    assert inspect_model(saved(model, tmp_path))["labels"] == []
 
 
 def test_inspecting_garbage_is_an_error_of_use(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def test_a_simplified_graph_with_a_weight_off_by_5_percent_is_caught(tmp_path: P
     path = onnx_file(tmp_path / "m.onnx", classifier())
     honest = read(path, tmp_path / "honest", simplify=False)
     model = read(path, tmp_path / "out", Tampering(deadline_s=300))
-    assert any("does not answer like" in note and "'logits'" in note for note in model.notes)
+    [said] = [note for note in model.notes if "does not answer like" in note]
+    assert "'logits'" in said
+    assert "the first to differ is the node 'stem' (Conv)" in said
     assert model.path.read_bytes() == honest.path.read_bytes()
 
 
