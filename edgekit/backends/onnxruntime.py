@@ -16,12 +16,13 @@ from edgekit.backends.onnx_graph import (
     stored_notes,
     tensor_ios,
 )
+from edgekit.backends.onnx_kept import keep_float
 from edgekit.backends.onnx_rules import Rule, broken_rules
 from edgekit.backends.request import Request
 from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import dynamic_of
 from edgekit.core.packages import installed_version, require
-from edgekit.core.target import STORED, Precision, Target
+from edgekit.core.target import CALIBRATED, STORED, Precision, Target
 from edgekit.errors import Reason, Unsupported
 
 __all__ = ["RULES", "lower", "why_not"]
@@ -92,6 +93,8 @@ def lower(request: Request) -> Artifact:
         graph, scales = integer_io(graph)
     elif precision in STORED:
         graph, notes = _stored(graph, target, precision)
+    if precision in CALIBRATED:
+        keep_float(graph)
     graph = opened(graph)
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):

@@ -117,7 +117,8 @@ def _spread(
         for n in index.model.graph.node
         if n.name not in kept and _runs_integer(index, policy, n, weighted)
     }
-    absorbers = [n for n in index.model.graph.node if n.name in integer]
+    # What a kept operator would have absorbed stays without quantizers, too: no range of it was calibrated.
+    absorbers = [n for n in index.model.graph.node if n.name in integer | kept]
     integer -= {a.name for n in absorbers for a in _absorbed_affine(index, policy, n)}
     wanted = _directly_wanted(index, policy, integer)
     return integer, wanted, _spread_through_shared(index, policy, wanted, kept)

@@ -161,3 +161,16 @@ def test_an_unknown_kept_node_names_its_neighbour():
     with pytest.raises(UsageError, match="depthwise") as caught:
         place(index_graph(classifier()), TFLITE, ("depthwize",))
     assert "analyze" in str(caught.value)
+
+
+def test_what_a_kept_concat_would_have_absorbed_gets_no_quantizers():
+    """OpenVINO's Concat absorbs the Mul behind it; kept, neither of them reads or writes new integers."""
+    b = GraphBuilder()
+    parts = [b.conv("image", f"part{i}", 3, 4) for i in range(2)]
+    joined = b.add("Concat", parts, "joined", axis=1)
+    b.conv(b.add("Mul", [joined, b.weight("factor", 1, 8, 1, 1)], "scaled"), "last", 8, 4)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["last"]))
+    policy = load_target("openvino").int8
+    concat = next(n.name for n in index.model.graph.node if n.op_type == "Concat")
+    assert "joined" not in place(index, policy).tensors
+    assert set(place(index, policy, keep=[concat]).tensors) <= set(place(index, policy).tensors)
