@@ -11,7 +11,7 @@ the search asks for more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,24 +113,31 @@ class _Attempts:
         account = Rescue(reached=True, plain=standing, final=standing, judge_samples=self.judge.count)
         if keeps(standing, self.budgets):
             return Mended(graph=graph, rescue=account)
-        recipe, best, done = self._algorithms(graph)
-        if done:
-            stronger = self._lower(best, "int8 with stronger algorithms")
-            found = self.judge.standing(stronger)
-            if keeps(found, self.budgets):
-                account = self._timed(replace(account, final=found, done=done), plain, stronger)
-                return self._finished(_Tried(graph=best, account=account, content=True))
-        return self._mixture({(): self.job.recipe, done: recipe}, plain, account)
+        account = replace(account, reached=False)
+        recipes: dict[tuple[str, ...], Recipe] = {(): self.job.recipe}
+        best: _Tried | None = None
+        for recipe, stronger, done in self._algorithms(graph):
+            recipes = {(): self.job.recipe, done: recipe}
+            artifact = self._lower(stronger, "int8 with stronger algorithms")
+            tried = self._judged_and_timed(stronger, artifact, plain, replace(account, done=done))
+            best = tried if best is None or tried.beats(best) else best
+            if best.content:
+                break
+        else:
+            best = self._mixture(recipes, plain, account, best)
+        return Mended(graph=best.graph, rescue=replace(best.account, tried=tuple(self.tried)))
 
-    def _algorithms(self, graph: Path) -> tuple[Recipe, Path, tuple[str, ...]]:
-        """The recipe, the graph and the names of the algorithms that help, by simulation."""
+    def _algorithms(self, graph: Path) -> Iterator[tuple[Recipe, Path, tuple[str, ...]]]:
+        """The recipe, the graph and the names of the algorithms that help, by simulation.
+
+        Whenever the budgets seem kept, and once all algorithms were tried; never with none.
+        """
         recipe, best = self.job.recipe, graph
         standing = self._simulated(graph, "plain int8")
         self.tried.append(Attempt(what="plain int8", standing=standing))
         done: tuple[str, ...] = ()
+        given = done
         for name, change in ALGORITHMS.items():
-            if keeps(standing, self.budgets, margin=_MARGINS[0]):
-                break
             candidate = change(recipe)
             if candidate == recipe or (name in _POLISH and standing.sqnr_db < _POLISH_FROM_DB):
                 continue
@@ -139,15 +146,24 @@ class _Attempts:
             self.tried.append(Attempt(what=name, standing=found))
             if found.sqnr_db > standing.sqnr_db + _WORTH_DB:
                 recipe, best, standing, done = candidate, made, found, (*done, name)
-        return recipe, best, done
+                if keeps(standing, self.budgets, margin=_MARGINS[0]):
+                    given = done
+                    yield recipe, best, done
+        if done != given:
+            yield recipe, best, done
 
-    def _mixture(self, recipes: dict[tuple[str, ...], Recipe], plain: Artifact, account: Rescue) -> Mended:
+    def _mixture(
+        self,
+        recipes: dict[tuple[str, ...], Recipe],
+        plain: Artifact,
+        account: Rescue,
+        best: _Tried | None,
+    ) -> _Tried:
         """Let nodes keep a higher precision, by ever stricter searches, until the engine is content.
 
         Each recipe (by the names of the algorithms it turned on) is searched: what helps the whole network
-        in integers, clipping for one, can hurt where some of it is float.
+        in integers, clipping for one, can hurt where some of it is float. `best` was found before.
         """
-        best: _Tried | None = None
         budgets = self.budgets
         for margin in _MARGINS:
             found = [(done, m) for done, r in recipes.items() for m in self._search(r, budgets, margin)]
@@ -160,7 +176,7 @@ class _Attempts:
             least = found[0][1].standing.sqnr_db + _STRICTER_DB
             budgets = replace(budgets, min_sqnr_db=max(least, budgets.min_sqnr_db or least))
         assert best is not None
-        return self._finished(best)
+        return best
 
     def _mixed(self, recipe: Recipe, mixture: Mixture, plain: Artifact, account: Rescue) -> _Tried:
         """A mixture, lowered, judged and timed in the engine."""
@@ -170,18 +186,8 @@ class _Attempts:
         counts = [f"{list(mixture.kept.values()).count(width)} of the nodes in {width}" for width in widths]
         self.tried.append(Attempt(what="; ".join([*account.done, *counts]), standing=mixture.standing))
         artifact = self._lower(graph, " and ".join(counts))
-        standing = self.judge.standing(artifact)
-        answers = replace(self.budgets, min_sqnr_db=None)  # no luck in a mean over every value
-        reached = keeps(standing, self.budgets)
-        account = replace(
-            self._timed(account, plain, artifact),
-            reached=reached,
-            final=standing,
-            kept=dict(mixture.kept),
-            kept_macs_share=mixture.macs_share,
-        )
-        content = reached and keeps(standing, answers, margin=_MARGINS[0])
-        return _Tried(graph=graph, account=account, content=content)
+        account = replace(account, kept=dict(mixture.kept), kept_macs_share=mixture.macs_share)
+        return self._judged_and_timed(graph, artifact, plain, account)
 
     def _search(self, recipe: Recipe, budgets: Budgets, margin: float) -> tuple[Mixture, ...]:
         """The mixtures that keep `budgets` in simulation, from the cache when they were searched before."""
@@ -241,15 +247,17 @@ class _Attempts:
         place.mkdir(parents=True)
         return place
 
-    def _timed(self, account: Rescue, plain: Artifact, artifact: Artifact) -> Rescue:
+    def _judged_and_timed(self, graph: Path, artifact: Artifact, plain: Artifact, account: Rescue) -> _Tried:
+        """How an artifact stands in the engine, beside plain int8."""
+        standing = self.judge.standing(artifact)
+        account = replace(account, reached=keeps(standing, self.budgets), final=standing)
+        answers = replace(self.budgets, min_sqnr_db=None)  # no luck in a mean over every value
+        content = account.reached and keeps(standing, answers, margin=_MARGINS[0])
         deadline_s = self.job.recipe.deadline_s
         slower = relative_latency(plain.folder, artifact.folder, self.example, deadline_s=deadline_s)
-        if slower is None:
-            return account
-        return replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
-
-    def _finished(self, tried: _Tried) -> Mended:
-        return Mended(graph=tried.graph, rescue=replace(tried.account, tried=tuple(self.tried)))
+        if slower is not None:
+            account = replace(account, slowdown=slower.ratio, slowdown_interval=slower.interval)
+        return _Tried(graph=graph, account=account, content=content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
