@@ -16,7 +16,7 @@ from edgekit.backends.onnx_graph import (
     tensor_ios,
 )
 from edgekit.backends.onnx_rules import broken_rules
-from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports
+from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports, precision_notes
 from edgekit.backends.request import Request
 from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import dynamic_of
@@ -77,7 +77,7 @@ def lower(request: Request) -> Artifact:
         outputs=outputs,
         dynamic=dynamic,
         options=target.weight_options if precision in STORED else None,
-        notes=stored_notes(graph) if precision in STORED else (),
+        notes=(*(stored_notes(graph) if precision in STORED else ()), *precision_notes(graph)),
         versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},
     )
 

@@ -11,7 +11,7 @@ from edgekit.backends.onnx_rules import Rule, Site
 from edgekit.errors import Reason
 from edgekit.runtime.manifest import TensorIO
 
-__all__ = ["RULES", "SEEN_IN", "changed_ports"]
+__all__ = ["RULES", "SEEN_IN", "changed_ports", "precision_notes"]
 
 SEEN_IN = "OpenVINO 2026.4.1"
 
@@ -90,6 +90,15 @@ RULES: tuple[Rule, ...] = (
         hint="cut the suppression off the model and run it on the outputs",
     ),
 )
+
+
+def precision_notes(model: Any) -> tuple[str, ...]:
+    """What OpenVINO computes less exactly than the ModelProto says, for the manifest; () for nothing."""
+    graph = model.graph
+    kinds = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+    if _DOUBLE not in kinds | {tensor.data_type for tensor in graph.initializer}:
+        return ()
+    return ("float64 is computed in float32: a relative error of 6e-8 for each operator",)
 
 
 def changed_ports(

@@ -117,3 +117,25 @@ def test_openvino_gives_the_lowest_index_of_equal_values(axis, k, largest, tmp_p
     expected = np.take(order, np.arange(k), axis=axis)
     np.testing.assert_array_equal(found["i"], expected)
     np.testing.assert_array_equal(found["v"], np.take_along_axis(x, expected, axis))
+
+
+@pytest.mark.parametrize(("dtype", "noted"), [("float64", True), ("float32", False)])
+def test_openvino_says_where_it_computes_less_exactly_than_the_graph(dtype, noted, tmp_path, need):
+    """A product in float64 is off by more than float64 would be, and the manifest says so."""
+    need("openvino")
+    weight = np.random.default_rng(0).standard_normal((8, 4)).astype(dtype)
+    model = graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+                  {"x": ((2, 8), dtype)}, ["y"], {"w": weight})  # fmt: skip
+    onnx.save(model, tmp_path / "model.onnx")
+    target = load_target("openvino")
+    lower_file(
+        model=str(tmp_path / "model.onnx"), target=encode(target), precision="float32",
+        out=str(tmp_path), source_digest="0" * 64,
+    )  # fmt: skip
+    x = np.random.default_rng(1).standard_normal((2, 8)).astype(dtype)
+    with Session(tmp_path) as session:
+        got = session.run({"x": x})["y"]
+        assert got.dtype == dtype
+        assert any("float64 is computed in float32" in note for note in session.manifest.notes) == noted
+    error = np.abs(got - x.astype("f8") @ weight.astype("f8")).max()
+    assert 1e-9 < error < 1e-5
