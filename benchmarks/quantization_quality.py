@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,7 @@ def main() -> None:
             work = options.timed or options.keep
             if work:
                 work = work / network
-                work.mkdir(parents=True, exist_ok=bool(options.timed))
+                work.mkdir(parents=True, exist_ok=True)
             else:
                 work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quality-")))
             pictures = options.pictures if options.pictures.is_file() else None
@@ -97,7 +98,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=3600, help="of one quantization")
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a table, too")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file in FOLDER/NETWORK")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave every file there; go on from it")
     parser.add_argument("--timed", type=Path, metavar="FOLDER", help="only time what --keep left there")
     for name in ENVIRONMENTS:
         parser.add_argument(f"--{name}", metavar="PYTHON", help=f"an interpreter that has {name}")
@@ -133,7 +134,7 @@ class Comparison:
         model = api.open(**judged.source, out=self.places.work / "model").path
         for number, fold in enumerate(folds):
             folder = self.places.work / f"fold{number}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             np.savez(folder / "samples.npz", **fold.calibration)
             self.quantize(model, folder)
         for number, fold in enumerate(folds):
@@ -162,7 +163,7 @@ class Comparison:
         for setting in self.options.ours:
             out = folder / f"edgekit-{setting}"
             command = [sys.executable, script, "edgekit", setting, str(model), str(samples), str(out)]
-            cost = json_of(command, self.options.limit_s)
+            cost = self.made(out, command)
             for engine in (*ENGINES, "qdq"):
                 self.add(engine, f"edgekit/{setting}", out / engine / "int8", cost)
         first = folder / f"edgekit-{self.options.ours[0]}"
@@ -185,8 +186,19 @@ class Comparison:
             python = self.places.python_of(kind.environment)
         except (OSError, RuntimeError) as err:
             return {"error": f"not installed: {err}"}
-        files = [str(p) for p in (given, folder / "samples.npz", folder / f"{peer}-{setting}")]
-        return json_of([python, script, peer, setting, *files], self.options.limit_s)
+        out = folder / f"{peer}-{setting}"
+        files = [str(p) for p in (given, folder / "samples.npz", out)]
+        return self.made(out, [python, script, peer, setting, *files])
+
+    def made(self, out: Path, command: list[str]) -> dict[str, Any]:
+        """What a quantization took; one that an interrupted run left in --keep is not made again."""
+        kept = out.with_suffix(".json")
+        if kept.is_file():
+            return dict(json.loads(kept.read_text(encoding="utf-8")))
+        shutil.rmtree(out, ignore_errors=True)
+        cost = json_of(command, self.options.limit_s)
+        kept.write_text(json.dumps(cost), encoding="utf-8")
+        return cost
 
     def artifact(self, made: Path, engine: str, ours: Path, cost: dict[str, Any]) -> Path:
         """What our runtime loads, around a peer's file."""
@@ -196,7 +208,7 @@ class Comparison:
         from edgekit.pipeline.steps import StepRunner
 
         place = made / engine
-        if "error" in cost:
+        if "error" in cost or (place / "manifest.json").is_file():
             return place
         try:
             if engine == "tflite":

@@ -113,12 +113,17 @@ class InputMoments:
         pairs = max(1, _LARGEST_BLOCK // (2 * taps))
         width = 2 * taps * pairs
         self.blocks = [slice(a, min(a + width, summands)) for a in range(0, summands, width)]
-        self.rows = 0
+        self._rows = 0
         self._grams: list[NDArray[np.float32] | None] = [None] * len(self.blocks)
         self._sum: NDArray[np.float64] | None = None
         self._centre: NDArray[np.float32] | None = None  # (groups, 1, summands)
         self._waiting: list[NDArray[np.float32]] = []
         self._held = 0
+
+    @property
+    def rows(self) -> int:
+        """How many patches were taken in."""
+        return self._rows + self._held
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Take in patches (groups, rows, summands)."""
@@ -137,7 +142,7 @@ class InputMoments:
         rows = rows - self._centre
         total = np.matmul(np.ones((1, rows.shape[1]), np.float32), rows)[:, 0].astype(np.float64)
         self._sum = total if self._sum is None else self._sum + total
-        self.rows += rows.shape[1]
+        self._rows += rows.shape[1]
         for number, block in enumerate(self.blocks):
             part = rows[:, :, block]
             with np.errstate(over="ignore", invalid="ignore"):
@@ -149,7 +154,7 @@ class InputMoments:
         """The mean, from the centre, shape (groups, summands)."""
         self._flush()
         assert self._sum is not None
-        return np.asarray(self._sum / self.rows)
+        return np.asarray(self._sum / self._rows)
 
     def mean(self) -> NDArray[np.float64]:
         """E[x], shape (groups, summands)."""
@@ -166,7 +171,7 @@ class InputMoments:
         mean = self.mean()[:, self.blocks[number]]
         gram = self._grams[number]
         assert gram is not None
-        covariance = gram.astype(np.float64) / self.rows - deviation[:, :, None] * deviation[:, None, :]
+        covariance = gram.astype(np.float64) / self._rows - deviation[:, :, None] * deviation[:, None, :]
         return covariance if centred else covariance + mean[:, :, None] * mean[:, None, :]
 
     def gram_about(self, number: int, centre: NDArray[np.float64] | None) -> NDArray[np.float64]:

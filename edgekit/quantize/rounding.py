@@ -29,6 +29,7 @@ __all__ = ["learn_rounding"]
 _SAMPLES = 128  # more of them changed nothing that was measured
 _HELD_OUT = 4  # every fourth sample judges what the others taught
 _ROWS = (2048, 8192)  # patches of a layer, over all samples: at least, at most; eight a summand between
+_ENOUGH = 2  # rows a summand; on fewer than that, codes fit the rows
 _PASS_BYTES = 256 * 2**20  # of the Gram matrices that one pass gathers
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
@@ -48,8 +49,8 @@ def learn_rounding(
     One pass of the float network over at most 128 samples gathers up to 256 MiB of Gram matrices, and there
     are as many passes as that takes. Transposed convolutions and products with stacks of matrices stay as
     they are. With `options.rounding` "auto" every fourth sample is held out: an output channel takes learned
-    codes only where they err less on those, and the network only where its outputs do. Raises `UsageError`
-    without samples.
+    codes only where they err less on those, and the network only where its outputs do beyond chance; layers
+    that were shown too few rows for their fan-in stay as they are. Raises `UsageError` without samples.
     """
     nearest = code_weights(model, calibration=calibration, policy=policy, options=options)
     uncorrected = nearest
@@ -76,8 +77,7 @@ def learn_rounding(
         quantize(model, calibration=calibration, policy=policy, options=options, coded=codes)[0]
         for codes in (nearest, coded)
     ]
-    plain_db, learned_db = _noise_db(model, graphs, batches)
-    return coded if learned_db < plain_db else nearest
+    return coded if _is_lower(_noise_db(model, graphs, batches)) else nearest
 
 
 def _is_learned(node: Any, coded: CodedWeight) -> bool:
@@ -86,9 +86,8 @@ def _is_learned(node: Any, coded: CodedWeight) -> bool:
     return node.op_type != "ConvTranspose" and coded.weight.ndim >= 2
 
 
-def _gather(
-    model: Any, layers: list[_Layer], batches: Batches, *, count: int, done: int, passes: int
-) -> int:
+def _gather(model: Any, layers: list[_Layer], batches: Batches, *, count: int, done: int, passes: int) -> int:
+    """Show the layers their inputs; how many calls that were."""
     cut = Cut(model, [layer.node.input[0] for layer in layers])
     number = -1
     for number, inputs in enumerate(islice(batches, _SAMPLES)):
@@ -105,24 +104,28 @@ def _is_held_out(number: int) -> bool:
     return number % _HELD_OUT == _HELD_OUT - 1
 
 
-def _noise_db(model: Any, graphs: Sequence[Any], batches: Batches) -> list[float]:
-    """The noise over the signal of each graph's outputs on held-out samples, in dB, averaged over outputs."""
+def _noise_db(model: Any, graphs: Sequence[Any], batches: Batches) -> NDArray[np.float64]:
+    """The noise of each graph's outputs on each held-out sample, in dB, their mean: (graphs, samples)."""
     from onnx import TensorProto
 
     names = [o.name for o in model.graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT]
     cuts = [Cut(graph, names) for graph in (model, *graphs)]
-    power = np.zeros((len(cuts), len(names)))
+    levels = []
     for number, inputs in enumerate(islice(batches, _SAMPLES)):
-        if not _is_held_out(number):
-            continue
-        expected, *answers = (cut.run(inputs) for cut in cuts)
-        for column, name in enumerate(names):
-            exact = expected[name].astype(np.float64)
-            power[0, column] += np.square(exact).sum()
-            for row, got in enumerate(answers, start=1):
-                power[row, column] += np.square(got[name] - exact).sum()
-    level = 10 * np.log10(np.maximum(power, 1e-300))
-    return [float(np.mean(noise - level[0])) for noise in level[1:]]
+        if _is_held_out(number):
+            expected, *answers = (cut.run(inputs) for cut in cuts)
+            noise = [
+                [np.square(got[n].astype(np.float64) - expected[n]).sum() for n in names] for got in answers
+            ]
+            levels.append(10 * np.log10(np.maximum(noise, 1e-300)).mean(axis=1))
+    return np.array(levels).T
+
+
+def _is_lower(noise_db: NDArray[np.float64]) -> bool:
+    """Whether the second row lies below the first by more than two standard errors of their difference."""
+    difference = noise_db[1] - noise_db[0]
+    certain = 2 * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() < -certain)
 
 
 def _passes(layers: list[_Layer]) -> Iterator[list[_Layer]]:
@@ -190,6 +193,8 @@ class _Layer:
 
     def learned(self) -> CodedWeight:
         """The codes that err least on what was seen, and the bias that takes up the shift of the mean."""
+        if self.held_out is not None and self.moments.rows < _ENOUGH * self.summands:
+            return self.coded
         weight, nearest = self.rowwise(self.coded.weight), self.rowwise(self.coded.codes)
         scales = np.broadcast_to(self.coded.scales.astype(np.float64), (self.shape[0],))
         scales = scales.reshape(weight.shape[:2])

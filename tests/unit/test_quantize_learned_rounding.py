@@ -191,7 +191,7 @@ def test_a_network_answers_closer_to_float_on_samples_held_out(target):
 
 @pytest.mark.parametrize("target", ["tflite", "onnxruntime"])
 def test_auto_learns_where_samples_held_out_agree(target):
-    model, samples, unseen = deep(), pictures(40), pictures(64, seed=9)
+    model, samples, unseen = deep(), pictures(128), pictures(64, seed=9)
     plain = error(model, tuned(model, samples, target, NEAREST), unseen)
     assert error(model, tuned(model, samples, target, AUTO), unseen) < 0.8 * plain
 
