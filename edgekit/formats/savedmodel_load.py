@@ -15,7 +15,7 @@ _NOT_SERVED = ("__saved_model_init_op", "__saved_model_train_op")
 
 
 def load_saved_model(options: SourceOptions) -> TfSource:
-    """The signature that `options.signature` names, or the only one there is.
+    """The signature that `options.signature` names, or the only one there is (under whatever names).
 
     Inputs and outputs carry the names of the signature. Raises `UsageError` for a folder that cannot be
     loaded, has no signature, or has several while none is chosen.
@@ -57,10 +57,25 @@ def _chosen(signatures: dict[str, Any], options: SourceOptions) -> Any:
             hint="save it with tf.saved_model.save(module, folder, signatures=module.call."
             "get_concrete_function(tf.TensorSpec(…))), or model.export(folder) in Keras",
         )
-    if len(signatures) > 1:
+    first, *others = (signatures[name] for name in sorted(signatures, reverse=True))
+    if not all(_alike(first, other) for other in others):
         raise UsageError(
             f"the SavedModel has {len(signatures)} signatures: {listed}",
             where=options.model,
             hint=f"choose one: --signature {sorted(signatures)[0]}",
         )
-    return next(iter(signatures.values()))
+    return first
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two signatures are one function under two names, as Keras 3 exports "serve"."""
+    sides = [
+        (
+            function.structured_input_signature,
+            function.structured_outputs,
+            [node.SerializeToString(deterministic=True) for node in function.graph.as_graph_def().node],
+            [id(captured) for captured in function.captured_inputs],
+        )
+        for function in (first, second)
+    ]
+    return bool(sides[0] == sides[1])

@@ -31,6 +31,7 @@ from edgekit.graph import (
     restore_softmax,
     simplify,
     strip_metadata,
+    unroll_loops,
 )
 from edgekit.graph.walk import dimensions
 
@@ -69,6 +70,11 @@ def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[
     onnx = require("onnx")
     model = onnx.load(source)
     notes: tuple[str, ...] = ()
+    while unroll_loops.has_loops(model):  # a loop may hold another, and its turns what another depends on
+        result = unroll_loops.apply(_tidied(fold_constants.apply(_tidied(model)).model))
+        model = result.model
+        if not result.modified:
+            break
     if simplified:
         result = simplify.apply(model)
         model, notes = result.model, result.notes

@@ -16,7 +16,7 @@ from edgekit.graph.walk import attribute, constants, dimensions, names_in, renam
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-__all__ = ["apply", "fold_once"]
+__all__ = ["apply", "evaluated", "fold_once"]
 
 # Their results are no larger than their inputs, also where ONNX infers no shape: that of nothing, say.
 _SMALLER = frozenset(
@@ -89,11 +89,11 @@ def _computed(
         s is None or prod(d if isinstance(d, int) else _LARGEST + 1 for d in s) > _LARGEST for s in sizes
     ):
         return None
-    return _evaluated(node, {name: known[name] for name in inputs})
+    return evaluated(node, {name: known[name] for name in inputs})
 
 
-def _evaluated(node: NodeProto, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
-    """The node's outputs by the reference implementation of the ONNX specification."""
+def evaluated(node: NodeProto, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+    """The node's outputs by the reference implementation of ONNX; None where it lacks operator or type."""
     from edgekit.core.model import CANONICAL_OPSET
 
     onnx = require("onnx")
