@@ -270,7 +270,7 @@ class Comparison:
         source = self.contenders["source", "source"]
         expected, got = np.concatenate(source.answers), np.concatenate(contender.answers)
         if judged.streams:
-            expected, got = expected.reshape(-1, 1), got.reshape(-1, 1)
+            expected, got = expected.reshape(-1, 1), np.clip(got, 0, 1).reshape(-1, 1)  # codes may pass 1
         labels = expected.reshape(-1) > 0.5 if judged.streams else None
         if folds[0].labels is not None:
             labels = np.concatenate([f.labels for f in folds if f.labels is not None])
