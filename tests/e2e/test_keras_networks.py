@@ -52,37 +52,51 @@ def models(tmp_path_factory: pytest.TempPathFactory, need: Callable[[str], None]
     return folder
 
 
-INPUTS = {"cnn": {"image": (28, 28, 1)}}
+def series(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("network", INPUTS)
+# Name of the source -> its inputs, and what it takes to read it. Five more networks: test_keras_pairs.py.
+NETWORKS = {
+    "cnn.keras": ({"image": series(28, 28, 1)}, {}),
+    "gru.keras": ({"series": series(6, 3)}, {}),
+    "exported": ({"series": series(6, 3)}, {}),
+    "words.keras": ({"words": np.random.default_rng(0).integers(0, 30, (8, 7)).astype(np.float32)}, {}),
+    "old_rnn.h5": ({"series": series(5, 3)}, {}),
+    "attention.keras": (
+        {"tokens": series(5, 1024)},
+        {"shapes": {"tokens": (1, 5, 1024)}, "dynamic": {"tokens": ("", "length")}},
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_a_keras_network_becomes_every_artifact(models, tmp_path, network):
     """int8 within 18 % of the largest answer: the networks are untrained, their answers small."""
-    random = np.random.default_rng(0)
-    samples = {
-        n: random.standard_normal((8, *shape)).astype(np.float32) for n, shape in INPUTS[network].items()
-    }
-    source = models / f"{network}.keras"
+    samples, options = NETWORKS[network]
     report = api.convert(
-        source, targets=TARGETS, precisions=("float32", "int8"), calibration=samples,
-        output=tmp_path / "out",
+        models / network, targets=TARGETS, precisions=("float32", "int8"), calibration=samples,
+        output=tmp_path / "out", **options,
     )  # fmt: skip
     assert {a.status for a in report.artifacts} == {"ok"}, [
         (a.target, a.precision, a.notes) for a in report.artifacts
     ]
-    one = {name: rows[:1] for name, rows in samples.items()}
-    answers = {}
-    for target in TARGETS:
-        for precision in ("float32", "int8"):
-            with Session(tmp_path / "out" / target / precision, layout="source") as session:
-                answers[target, precision] = session.run(one)
-    plain = answers["onnxruntime", "float32"]
-    for (target, precision), got in answers.items():
-        assert got.keys() == plain.keys()
-        for name, expected in plain.items():
-            error = np.abs(got[name] - expected).max()
-            allowed = 1e-4 if precision == "float32" else 0.18
-            assert error <= allowed * max(1e-3, np.abs(expected).max()) + 1e-6, (target, precision, name)
+    asked = [{name: rows[:1] for name, rows in samples.items()}]
+    if "dynamic" in options:
+        asked.append({name: np.concatenate([rows[1:2], rows[2:3]], 1) for name, rows in samples.items()})
+    for inputs in asked:
+        answers = {}
+        for target in TARGETS:
+            for precision in ("float32", "int8"):
+                with Session(tmp_path / "out" / target / precision, layout="source") as session:
+                    answers[target, precision] = session.run(inputs)
+        plain = answers["onnxruntime", "float32"]
+        for (target, precision), got in answers.items():
+            assert got.keys() == plain.keys()
+            for name, expected in plain.items():
+                error = np.abs(got[name] - expected).max()
+                allowed = 1e-4 if precision == "float32" else 0.18
+                assert error <= allowed * max(1e-3, np.abs(expected).max()) + 1e-6, (target, precision, name)
 
 
 @pytest.mark.parametrize("source", ["two", "cnn.keras", "custom.h5", "old.h5"])

@@ -73,6 +73,7 @@ def read(models: Path) -> dict[str, Any]:
         "weights": case("keras", "only.weights.h5"),
         "broken": case("keras", "broken.h5"),
         "one": case("saved-model", "one"),
+        "exported": case("saved-model", "exported"),
         "two": case("saved-model", "two"),
         "grow": case("saved-model", "two", signature="grow"),
         "unknown": case("saved-model", "two", signature="grwo"),
@@ -90,7 +91,7 @@ GOOD = (
     "cnn",
     "mobile",
     "unet", "lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn", "trusted code",
-    "trusted layers", "one", "grow",
+    "trusted layers", "one", "exported", "grow",
 )  # fmt: skip
 
 

@@ -34,9 +34,9 @@ def networks(folder: Path) -> None:
         keras.Input((10, 1), name="series"), k.LSTM(8, return_sequences=True), k.LSTM(4),
         k.Dense(1, name="next"),
     ]).save(folder / "lstm.keras")  # fmt: skip
-    keras.Sequential([keras.Input((6, 3), name="series"), k.GRU(4), k.Dense(2, name="turn")]).save(
-        folder / "gru.keras"
-    )
+    gru = keras.Sequential([keras.Input((6, 3), name="series"), k.GRU(4), k.Dense(2, name="turn")])
+    gru.save(folder / "gru.keras")
+    gru.export(folder / "exported", verbose=False)  # a SavedModel: a while loop, one signature of two names
     keras.Sequential([
         keras.Input((7,), name="words"), k.Embedding(30, 8, mask_zero=True), k.LSTM(4),
         k.Dense(1, activation="sigmoid", name="mood"),

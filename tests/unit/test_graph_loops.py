@@ -27,12 +27,13 @@ def loop(*, trips: int | None = None, until: int | None = None, cond: Sequence[A
     info = onnx.helper.make_tensor_value_info
     known = {"k": np.float32(0.5), "two": np.int64(2), "end": np.int64(until or 0), "yes": np.bool_(True)}
     known |= {} if trips is None else {"trips": np.int64(trips)}
+    counted = make("Less", ["count_out", "end"], ["go"]) if until else make("Identity", ["go_in"], ["go"])
     nodes = [
         make("Mul", ["y_in", "k"], ["scaled"]),
         make("Cast", ["turn"], ["now"], to=tensor.FLOAT),
         make("Add", ["scaled", "now"], ["y_out"]),
         make("Add", ["count_in", "two"], ["count_out"]),
-        *(cond or [make("Less", ["count_out", "end"], ["go"]) if until else make("Identity", ["go_in"], ["go"])]),
+        *(cond or [counted]),
     ]
     body = onnx.helper.make_graph(
         nodes,
