@@ -91,7 +91,12 @@ def add_deadline(group: Groups) -> None:
 def add_source(group: Groups) -> None:
     """--state, --signature, --custom-objects, --trust: what it takes to read a source."""
     group.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
-    group.add_argument("--signature", metavar="NAME", default="", help="which signature of a SavedModel")
+    group.add_argument(
+        "--signature",
+        metavar="NAME",
+        default="",
+        help="which signature of a SavedModel or a Transformers folder",
+    )
     group.add_argument(
         "--custom-objects", metavar="FILE", default="",
         help="a Python file with the layers that a Keras file needs (with --trust)",

@@ -32,8 +32,9 @@ Metric = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", 
 class SourceOptions:
     """The trained model.
 
-    `model`: an ONNX file, a Keras file, a SavedModel folder, `module.py:factory`, a `.pt2` or a TorchScript
-    file. `state`: a state-dict file for the factory's module. `signature`: which of a SavedModel's.
+    `model`: an ONNX file, a Keras file, a SavedModel folder, a Transformers folder, `module.py:factory`, a
+    `.pt2` or a TorchScript file. `state`: a state-dict file for the factory's module. `signature`: which of a
+    SavedModel's or a Transformers folder's.
     `custom_objects`: a Python file with the layers that a Keras file needs. `trust`: allow files that can run
     code at load. `shapes`: input name -> fixed shape.
     `dynamic`: input name -> a name for each leading dimension that stays dynamic, "" for those that do not.

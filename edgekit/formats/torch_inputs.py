@@ -169,8 +169,8 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
     """The example input and others of its shapes, to tell what an exporter baked in for the example.
 
     First the example; then its mirror image (floats negated, integers in the opposite order); then other
-    values (floats three times as large); and where integers or booleans are 1 everywhere, as in a mask of
-    nothing, the example with their last half 0.
+    values (floats three times as large); and where an input is 1 everywhere, as a mask of nothing is, the
+    example with its last half 0.
     """
     torch = require("torch")
     generator = torch.Generator().manual_seed(1)
@@ -193,11 +193,7 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
 
     yield {n: mirrored(t).contiguous() for n, t in example.items()}
     yield {n: other(n, t) for n, t in example.items()}
-    masks = {
-        n
-        for n, t in example.items()
-        if not t.dtype.is_floating_point and t.numel() > 1 and bool((t == 1).all())
-    }
+    masks = {n for n, t in example.items() if t.numel() > 1 and bool((t == 1).all())}
     for name in masks:
         size = example[name].shape[-1]
         if size > 1:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core.packages import require
@@ -80,6 +80,13 @@ def make_part(transformers: Any, model: Any, name: str, options: SourceOptions) 
             + nearest(unknown[0], examples.tensors),
             where=options.model,
         )
+    for key, shape in options.shapes.items():
+        if (sizes := tuple(examples.tensors[key].shape)) != tuple(shape):
+            raise UsageError(
+                f"--shape {key}: got {tuple(shape)}, the other sizes make it {sizes}",
+                where=options.model,
+                hint="one step takes one token; the length of the decoder's cache, dimension 2, is free",
+            )
     return Part(module=_module(model, call), inputs=examples.tensors, ranges=examples.ranges)
 
 
@@ -117,7 +124,7 @@ def _with_decoder(
             transformers, model, layers, "input_ids", None
         )
     torch = require("torch")
-    before = encoder_examples(model, options)
+    before = encoder_examples(model, _of_encoder(model, name, options))
     with torch.no_grad():
         hidden = model.get_encoder()(**before.tensors, return_dict=True).last_hidden_state
     mask = before.tensors.get("attention_mask")
@@ -150,6 +157,18 @@ def _with_decoder(
         return {"logits": answer.logits}
 
     return examples, decode
+
+
+def _of_encoder(model: Any, name: str, options: SourceOptions) -> SourceOptions:
+    """The options for the encoder: a decoder's own inputs say how many tokens it reads of the encoder."""
+    if name == "encoder-with-past":
+        return options
+    steps = {"encoder_attention_mask": 1, "encoder_hidden_states": 1}
+    lengths = [shape[steps[key]] for key, shape in options.shapes.items() if key in steps and len(shape) > 1]
+    lengths += [shape[2] for key, shape in options.shapes.items() if ".encoder." in key and len(shape) == 4]
+    main = str(getattr(model.get_encoder(), "main_input_name", ""))
+    sized = {main: (1, lengths[0])} if lengths and main == "input_ids" else {}
+    return replace(options, shapes=sized)
 
 
 def _decoder_vocabulary(model: Any) -> int:
@@ -211,15 +230,6 @@ def _step_examples(
         if kind == "own":
             shape[2] = length
         examples.tensors[name] = torch.randn(shape, generator=generator)
-    wrong = {n: s for n, s in options.shapes.items()
-             if n in examples.tensors and tuple(examples.tensors[n].shape) != tuple(s)}  # fmt: skip
-    if wrong:
-        name = sorted(wrong)[0]
-        raise UsageError(
-            f"--shape {name}: got {tuple(wrong[name])}, it is {tuple(examples.tensors[name].shape)}",
-            where=options.model,
-            hint="one step takes one token; the length of the decoder's cache, dimension 2, is free",
-        )
     return examples
 
 
