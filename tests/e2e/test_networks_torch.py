@@ -58,7 +58,11 @@ LONG = {
     "unet": Expected((47, 47, 47), score=0.046, drop=0.0005, metric="mse"),
     "autoencoder": Expected((21, 21, 21), score=0.04, drop=0.0005, metric="mse"),  # of few samples
     "detector": Expected((38, 37, 37), metric="mse", judged="output"),
-    "mobilenet_v2": Expected((27, 27, 26), metric="mse"),
+    "mobilenet_v2": Expected((37, 37, 36), metric="mse"),
+    "mobilenet_v3": Expected((33, 33, 34), metric="mse"),
+    "resnet": Expected((27, 27, 26), metric="mse"),
+    "bert": Expected((22, 21, 21), metric="mse"),  # post-norm: LayerNorm blows small differences up
+    "stacked_lstms": Expected((37, 37, 37), score=1.05, drop=0.01, metric="rmse"),
 }
 EXPECTED = ALWAYS | LONG
 
