@@ -18,8 +18,8 @@ def add_algorithms(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("algorithms (int8 and int16x8)")
     group.add_argument(
         "--rounding", metavar="|".join(_ROUNDING), type=choice(_ROUNDING),
-        help="learned: codes of weights by the error they make on the calibration samples; auto (the default): "
-        "where that helps on samples held out, from 32 of them on",
+        help="learned: codes of weights by the error they make on the calibration samples; auto (the "
+        "default): where that helps on samples held out, from 32 of them on",
     )  # fmt: skip
     group.add_argument(
         "--equalize", action="store_true",

@@ -5,16 +5,8 @@ from __future__ import annotations
 import argparse
 
 from edgekit.cli.answer import Answer
-from edgekit.cli.options import (
-    METRICS,
-    add_calibration,
-    add_deadline,
-    add_source,
-    calibration_of,
-    choice,
-    number,
-    shapes_of,
-)
+from edgekit.cli.model_options import add_judged_output, add_metric, add_model, model_of
+from edgekit.cli.options import add_calibration, add_deadline, calibration_of, number
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
@@ -34,28 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", dest="judged_data", metavar="DATA", default="",
         help="samples that calibration has not seen, prepared like those (default: the calibration samples)",
     )  # fmt: skip
-    judged.add_argument(
-        "--metric", metavar="|".join(METRICS), type=choice(METRICS),
-        help="of labelled samples: adds what every node alone costs (default none: SQNR and agreement)",
-    )  # fmt: skip
+    add_metric(
+        judged, "of labelled samples: adds what every node alone costs (default none: SQNR and agreement)"
+    )
     judged.add_argument("--samples", metavar="N", type=number(int, at_least=1), default=32,
                         help="how many of them, evenly spread (default 32)")  # fmt: skip
-    judged.add_argument(
-        "--output", dest="judged_output", metavar="NAME", default="",
-        help="the judged output, of a model that has several",
-    )  # fmt: skip
+    add_judged_output(judged, "--output", "the judged output, of a model that has several")
     parser.add_argument(
         "--top", metavar="N", type=number(int, at_least=0), default=20,
         help="nodes that are shown (default 20, 0 all); --json and --markdown always hold all",
     )  # fmt: skip
     parser.add_argument("--markdown", metavar="FILE", help="write the analysis as Markdown, too")
     add_deadline(parser)
-    model = parser.add_argument_group("model")
-    add_source(model)
-    model.add_argument(
-        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
-        help="the fixed shape of an input with dynamic dimensions; may be repeated",
-    )  # fmt: skip
+    add_model(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Answer:
@@ -85,11 +68,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
             metric=arguments.metric,
             samples=arguments.samples,
             judged_output=arguments.judged_output,
-            state=arguments.state,
-            trust=arguments.trust,
-            signature=arguments.signature,
-            custom_objects=arguments.custom_objects,
-            shapes=shapes_of(arguments.shapes),
+            **model_of(arguments),
             deadline_s=arguments.deadline,
             on_event=listener,
         )

@@ -6,16 +6,15 @@ import argparse
 
 from edgekit.cli.algorithm_options import add_algorithms
 from edgekit.cli.answer import Answer, report_answer
+from edgekit.cli.model_options import add_model, model_of
 from edgekit.cli.options import (
     LAYOUTS,
     PRECISIONS,
     add_calibration,
     add_deadline,
-    add_source,
     calibration_of,
     choice,
     dynamic_of,
-    shapes_of,
 )
 from edgekit.cli.rescue_options import add_rescue, budgets_of, quantization_of, validation_of
 
@@ -53,12 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
     add_algorithms(parser)
     add_rescue(parser)
-    model = parser.add_argument_group("model")
-    add_source(model)
-    model.add_argument(
-        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
-        help="the fixed shape of an input with dynamic dimensions; may be repeated",
-    )  # fmt: skip
+    model = add_model(parser)
     model.add_argument(
         "--dynamic", metavar="NAME=batch,,height,width", action="append", default=[],
         help="names for the dimensions of an input that stay dynamic, in order; may be repeated",
@@ -87,7 +81,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
 
     calibration = calibration_of(arguments)
     quantization, validation = quantization_of(arguments), validation_of(arguments)
-    shapes, dynamic = shapes_of(arguments.shapes), dynamic_of(arguments.dynamic)
+    model, dynamic = model_of(arguments), dynamic_of(arguments.dynamic)
     with show_progress(quiet=arguments.quiet) as listener:
         report = api.convert(
             arguments.source,
@@ -98,11 +92,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
             quantization=quantization,
             validation=validation,
             budgets=budgets_of(arguments),
-            state=arguments.state,
-            trust=arguments.trust,
-            signature=arguments.signature,
-            custom_objects=arguments.custom_objects,
-            shapes=shapes,
+            **model,
             dynamic=dynamic,
             simplify=not arguments.no_simplify,
             quantized_io=arguments.quantized_io,

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.answer import Answer, size_text, table
+from edgekit.cli.model_options import add_shapes
 from edgekit.cli.options import add_source, shapes_of
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a model, an artifact folder or an output folder")
     model = parser.add_argument_group("model that is no ONNX file")
     add_source(model)
-    model.add_argument(
-        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
-        help="the fixed shape of an input with dynamic dimensions; may be repeated",
-    )  # fmt: skip
+    add_shapes(model)
 
 
 def execute(arguments: argparse.Namespace) -> Answer:

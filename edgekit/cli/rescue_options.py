@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from edgekit.cli.algorithm_options import algorithms_of
-from edgekit.cli.options import METRICS, choice, number
+from edgekit.cli.model_options import add_accuracy_drop, add_judged_output, add_metric
+from edgekit.cli.options import number
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,17 +29,9 @@ def add_rescue(parser: argparse.ArgumentParser) -> None:
         "--data", dest="judged_data", metavar="DATA", default="",
         help="samples that calibration has not seen, prepared like those: every artifact is judged by them",
     )  # fmt: skip
-    group.add_argument(
-        "--metric", metavar="|".join(METRICS), type=choice(METRICS),
-        help="of --data (default accuracy; mse, mae and rmse need no labels)",
-    )  # fmt: skip
-    group.add_argument(
-        "--output-name", dest="judged_output", metavar="NAME", default="", help="the judged output of several"
-    )
-    group.add_argument(
-        "--max-accuracy-drop", metavar="X", type=number(float),
-        help="fail when an artifact is worse than this: in points for rates, else in the metric's unit",
-    )  # fmt: skip
+    add_metric(group, "of --data (default accuracy; mse, mae and rmse need no labels)")
+    add_judged_output(group, "--output-name", "the judged output of several")
+    add_accuracy_drop(group)
     group.add_argument(
         "--min-sqnr", metavar="DB", type=number(float),
         help="fail when the noise in an artifact's answers is above this, in dB below the source's answers",

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.answer import Answer, table
+from edgekit.cli.model_options import add_shapes
 from edgekit.cli.options import add_samples, samples_of, shapes_of
 
 if TYPE_CHECKING:
@@ -35,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--state", metavar="FILE", default="", help="state-dict file for module.py:factory")
     group.add_argument("--trust", action="store_true", help="load files that can run code")
-    group.add_argument(
-        "--shape", dest="shapes", metavar="NAME=1,3,224,224", action="append", default=[],
-        help="the fixed shape of an input with dynamic dimensions; may be repeated",
-    )  # fmt: skip
+    add_shapes(group)
 
 
 def execute(arguments: argparse.Namespace) -> Answer:

@@ -6,7 +6,8 @@ import argparse
 
 from edgekit.cli.answer import Answer, report_answer
 from edgekit.cli.beside_options import add_beside, beside_of
-from edgekit.cli.options import METRICS, add_deadline, add_samples, choice, number, samples_of
+from edgekit.cli.model_options import add_accuracy_drop, add_judged_output, add_metric
+from edgekit.cli.options import add_deadline, add_samples, samples_of
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
@@ -26,24 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help_="labelled samples: .npz, .npy, .csv, a folder of images, sounds or arrays, or a spec (.toml)",
     )
-    parser.add_argument(
-        "--metric",
-        metavar="|".join(METRICS),
-        type=choice(METRICS),
-        default="accuracy",
-        help="default accuracy",
-    )
-    parser.add_argument(
-        "--output",
-        dest="judged_output",
-        metavar="NAME",
-        default="",
-        help="the output judged (default the first)",
-    )
-    parser.add_argument(
-        "--max-accuracy-drop", metavar="X", type=number(float),
-        help="fail when an artifact is worse than this: in points for rates, else in the metric's unit",
-    )  # fmt: skip
+    add_metric(parser, "default accuracy", default="accuracy")
+    add_judged_output(parser, "--output", "the output judged (default the first)")
+    add_accuracy_drop(parser)
     add_beside(parser)
     add_deadline(parser)
 
