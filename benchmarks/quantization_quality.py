@@ -131,7 +131,9 @@ class Comparison:
 
         judged = NETWORKS[self.network](self.places)
         folds = judged.folds[: self.options.folds or None]
-        model = api.open(**judged.source, out=self.places.work / "model").path
+        place = self.places.work / "model"
+        shutil.rmtree(place, ignore_errors=True)
+        model = api.open(**judged.source, out=place).path
         for number, fold in enumerate(folds):
             folder = self.places.work / f"fold{number}"
             folder.mkdir(exist_ok=True)
