@@ -154,3 +154,11 @@ def test_a_target_without_int8_is_refused_with_its_reason(files):
             target="onnxruntime-cuda",
             calibration=files / "samples.npz",
         )
+
+
+def test_an_answer_better_than_the_source_by_luck_is_not_taken_for_a_reserve():
+    budgets = Budgets(max_accuracy_drop=0.5)
+    lucky = Standing(sqnr_db=20.0, top1_agreement=0.97, drop=-1.8, drop_error=0.7, n=500)
+    assert keeps(lucky, budgets)
+    assert not keeps(lucky, budgets, margin=1.0)
+    assert keeps(replace(lucky, drop_error=0.4), budgets, margin=1.0)
