@@ -50,6 +50,8 @@ ALWAYS = {
 }
 LONG = {
     "attention_of_any_length": Expected((44, 50, 50), score=0.9, length="pictures"),
+    "attention": Expected((44, 50, 50), score=0.9),
+    "vgg16": Expected((31, 31, 31), score=0.87),
     "digits_cnn": Expected((35, 49, 49), score=0.87),
     "encoder_block": Expected((32, 34, 34), score=0.8),
     "words_lstm": Expected((40, 48, 48), score=0.65),
