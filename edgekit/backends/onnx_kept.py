@@ -1,16 +1,19 @@
-"""Operators that a mixture keeps in float32, kept so in ONNX Runtime, too.
+"""Operators that a mixture keeps in float32, kept so by the engines, too.
 
 At its basic level ONNX Runtime gives float weights 8 bits, one scale in all, where a Conv, ConvTranspose or
 Gemm stands between quantizers with one scale (its WeightBiasQuantization, seen in 1.31.1): what a mixture
 spared would be quantized without a word, and worse than it was before. It leaves alone what reads a
 DequantizeLinear with a scale for each index of an axis; equal scales there give the same values bit by bit.
+
+OpenVINO averages integers in float and then rounds the averages to 8 bits where a GlobalAveragePool or Mul
+reads them (seen in 2026.4.1). It does not where a LeakyRelu of slope 1, which changes nothing, comes first.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["keep_float"]
+__all__ = ["keep_averages", "keep_float"]
 
 _QUANTIZED_BY_FORCE = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # MatMul and Add are made a Gemm first
 _PER_AXIS_OPSET = 13
@@ -53,6 +56,30 @@ def keep_float(graph: Any) -> int:
         changed += 1
     _drop_unread(graph, set(made))
     return changed
+
+
+def keep_averages(graph: Any) -> int:
+    """Put a LeakyRelu of slope 1 in front of every AveragePool whose result is not quantized right away.
+
+    Edits the ModelProto in place; returns how many there were. Must not change: any value.
+    """
+    import onnx
+
+    readers: dict[str, list[str]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    pools = [
+        node
+        for node in graph.graph.node
+        if node.op_type == "AveragePool" and set(readers.get(node.output[0], ())) - {"QuantizeLinear"}
+    ]
+    for pool in pools:
+        name = f"{pool.output[0]}/kept"
+        same = onnx.helper.make_node("LeakyRelu", [pool.input[0]], [name], name=name, alpha=1.0)
+        graph.graph.node.insert(list(graph.graph.node).index(pool), same)
+        pool.input[0] = name
+    return len(pools)
 
 
 def _drop_unread(graph: Any, names: set[str]) -> None:

@@ -15,6 +15,7 @@ from edgekit.backends.onnx_graph import (
     stored_notes,
     tensor_ios,
 )
+from edgekit.backends.onnx_kept import keep_averages
 from edgekit.backends.onnx_rules import broken_rules
 from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports, precision_notes
 from edgekit.backends.request import Request
@@ -62,6 +63,8 @@ def lower(request: Request) -> Artifact:
         graph, scales = integer_io(graph)
     if precision in STORED and (missing := nothing_stored(graph, precision)):
         raise Unsupported(f"{target.name} has no use for {precision} here", reasons=missing)
+    if precision == "int8":
+        keep_averages(graph)
     graph = opened(graph)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"

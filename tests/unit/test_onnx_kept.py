@@ -1,4 +1,4 @@
-"""What a mixture keeps in float stays float in ONNX Runtime, whose optimizer would quantize it again."""
+"""What a mixture keeps in float stays float in engines whose optimizers would quantize it again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 from quantize_models import GraphBuilder
 
-from edgekit.backends.onnx_kept import keep_float
+from edgekit.backends.onnx_kept import keep_averages, keep_float
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
 from edgekit.quantize.calibrate import calibrate
@@ -103,3 +103,41 @@ def test_data_of_a_single_element_has_no_axis_to_tell(need):
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
     assert keep_float(model) == 0
+
+
+def averages(behind):
+    """Integers, an AveragePool in float, and what reads it; weights so small that no sum saturates."""
+    b = GraphBuilder()
+    b.add("AveragePool", [b.conv("image", "first", 3, 4)], "pooled", kernel_shape=[3, 3], strides=[1, 1])
+    if behind == "GlobalAveragePool":
+        b.add("GlobalAveragePool", ["pooled"], "read")
+    else:
+        b.add("Mul", ["pooled", "pooled"], "read")
+    b.conv("read", "last", 4, 4)
+    model = b.build({"image": IMAGE}, ["last"])
+    keep = {n.name: "float32" for n in model.graph.node[1:]}
+    policy = load_target("openvino").int8
+    found = calibrate(model, images(), policies=[policy])
+    options = QuantizationOptions(keep=keep, rounding="nearest")
+    return quantize(model, calibration=found, policy=policy, options=options)[0]
+
+
+@pytest.mark.parametrize("behind", ["GlobalAveragePool", "Mul"])
+def test_a_kept_average_is_not_rounded_in_openvino(behind, tmp_path, need):
+    need("openvino")
+    import openvino
+
+    def off(model):
+        onnx.save(model, tmp_path / "model.onnx")
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", hint)
+        return np.abs(compiled(images()[0])[0] - expected).max() / np.abs(expected).max()
+
+    model = averages(behind)
+    expected, _ = answer(model, tmp_path, optimized=False)
+    before = off(model)
+    assert keep_averages(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(answer(model, tmp_path, optimized=False)[0], expected)
+    assert off(model) < 1e-5
+    assert before > 1e-4  # the trap itself
