@@ -68,8 +68,8 @@ def keeps(standing: Standing, budgets: Budgets, *, margin: float = 0.0) -> bool:
     """Whether a standing keeps the budgets on accuracy, SQNR and agreement; a missing figure breaks them.
 
     `margin`: standard errors by which drop and agreement must be within their limits, and half as many
-    decibels by which the SQNR must be. With one, a lucky draw of few samples does not pass, and a drop below 0
-    counts as 0: noise makes no network better, but draws of few samples in which it seems so.
+    decibels by which the SQNR must be. With one, a lucky draw of few samples does not pass, and a drop below
+    0 counts as 0: noise makes no network better, though few samples may look like it.
     """
     drop, agreement = standing.drop, standing.top1_agreement
     if margin and drop is not None:

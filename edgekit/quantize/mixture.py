@@ -68,7 +68,7 @@ def standing_file(*, model: str, graph: str, judged: dict[str, Any]) -> dict[str
 def mixture_file(
     *, request: dict[str, Any], budgets: dict[str, Any], margin: float, out: str
 ) -> dict[str, Any]:
-    """Step: write {"mixtures"}, what `find_mixtures` finds within the budgets on the search samples, to `out`.
+    """Step: write {"mixtures"}, what `find_mixtures` finds for the budgets on the search samples, to `out`.
 
     `margin` is that of `edgekit.measure.standing.keeps`.
     """
