@@ -20,6 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _CONSTANTS = (bool, int, float, str, type(None))
+_MASKS = 4  # inputs that may be masks are tried one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,8 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
     """The example input and others of its shapes, to tell what an exporter baked in for the example.
 
     First the example; then its mirror image (floats negated, integers in the opposite order); then other
-    values (floats three times as large); and where an input is 1 everywhere, as a mask of nothing is, the
-    example with its last half 0.
+    values (floats three times as large); and where inputs are 1 everywhere, as a mask of nothing is, the
+    example with the last half of one of them 0.
     """
     torch = require("torch")
     generator = torch.Generator().manual_seed(1)
@@ -193,13 +194,11 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
 
     yield {n: mirrored(t).contiguous() for n, t in example.items()}
     yield {n: other(n, t) for n, t in example.items()}
-    masks = {n for n, t in example.items() if t.numel() > 1 and bool((t == 1).all())}
-    for name in masks:
-        size = example[name].shape[-1]
-        if size > 1:
-            example[name][..., size // 2 :] = 0
-    if masks:
-        yield example
+    masks = [n for n, t in example.items() if t.ndim and t.shape[-1] > 1 and bool((t == 1).all())]
+    for name in masks[:_MASKS]:
+        masked = example[name].clone()
+        masked[..., masked.shape[-1] // 2 :] = 0
+        yield {**example, name: masked}
 
 
 def filled(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

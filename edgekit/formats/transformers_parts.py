@@ -167,7 +167,7 @@ def _of_encoder(model: Any, name: str, options: SourceOptions) -> SourceOptions:
     lengths = [shape[steps[key]] for key, shape in options.shapes.items() if key in steps and len(shape) > 1]
     lengths += [shape[2] for key, shape in options.shapes.items() if ".encoder." in key and len(shape) == 4]
     main = str(getattr(model.get_encoder(), "main_input_name", ""))
-    sized = {main: (1, lengths[0])} if lengths and main == "input_ids" else {}
+    sized: dict[str, tuple[int, ...]] = {main: (1, lengths[0])} if lengths and main == "input_ids" else {}
     return replace(options, shapes=sized)
 
 
