@@ -164,8 +164,8 @@ def _method(report: Report) -> str:
         facts.append(
             f"- Latency: {first.n} timed calls after {first.warmup} untimed ones, {first.threads} thread(s), "
             "every artifact in a process of its own, their rounds interleaved. Speedup is the paired ratio "
-            "to the float32 artifact of the same engine; it is inconclusive when its 95 % interval holds 1 or "
-            "the rounds are too few."
+            "to the float32 artifact of the same engine; it is inconclusive when its 95 % interval holds 1 "
+            "or the rounds are too few."
         )
     if any(a.integer_share is not None for a in report.artifacts):
         facts.append("- Integer ops: share of operators run by integer kernels, read back from the engine.")
