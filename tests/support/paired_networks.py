@@ -2,8 +2,8 @@
 
 `python paired_networks.py FOLDER` writes NAME.pt (the state), NAME.samples.npz (inputs as PyTorch takes
 them), NAME.answers.npy (what PyTorch says to them) and NAME.weights.npz (the weights as Keras takes them,
-LAYER/0, LAYER/1, ... by the name of the layer). Weights are random; BatchNorm is settled on the samples, so
-that signals keep their size.
+LAYER/0, LAYER/1, ... by the name of the layer). Weights are random, of a size that signals keep (He et al.
+2015).
 """
 
 from __future__ import annotations
@@ -188,13 +188,17 @@ def main(folder: Path) -> None:
     for name, (kind, port, _) in NETWORKS.items():
         torch.manual_seed(0)
         module, inputs = kind(), samples(name)
+        normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules())
         for layer in module.modules():
+            if isinstance(layer, nn.Conv2d) and normalized:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None  # the plain average over all batches
-                nn.init.uniform_(layer.weight, 0.6, 1.4)
-                nn.init.uniform_(layer.bias, -0.4, 0.4)
+                for values, low, high in (
+                    (layer.weight, 0.8, 1.2), (layer.bias, -0.1, 0.1),
+                    (layer.running_mean, -0.1, 0.1), (layer.running_var, 0.8, 1.2),
+                ):  # fmt: skip
+                    nn.init.uniform_(values, low, high)
         with torch.no_grad():
-            module.train()(torch.from_numpy(inputs))
             module.eval()
             np.save(folder / f"{name}.answers.npy", module(torch.from_numpy(inputs)).numpy())
             weights = {
