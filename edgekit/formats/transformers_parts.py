@@ -220,7 +220,7 @@ def _step_examples(
     vocabulary = _decoder_vocabulary(model)
     examples.tensors[tokens] = torch.randint(0, vocabulary, (1, 1), generator=generator)
     examples.ranges[tokens] = (0, vocabulary - 1)
-    examples.tensors["position"] = torch.tensor([length // 2])
+    examples.tensors["position"] = torch.tensor([[length // 2]])
     examples.ranges["position"] = (0, length - 1)
     examples.tensors.update(masks)
     for name, kind in named.items():
@@ -303,7 +303,7 @@ def _step(
     def call(**tensors: Any) -> dict[str, Any]:
         numbers = range(len(layers))
         own = cache_utils.Cache(layers=[
-            Given(*pair(tensors, f"past_key_values.{n}{middle}"), tensors["position"]) for n in numbers
+            Given(*pair(tensors, f"past_key_values.{n}{middle}"), tensors["position"][0]) for n in numbers
         ])  # fmt: skip
         given: dict[str, Any] = {tokens: tensors[tokens], "past_key_values": own}
         if hidden is not None:

@@ -20,6 +20,7 @@ from edgekit.cli.parser import COMMANDS
 HEAVY = frozenset({
     "numpy", "torch", "tensorflow", "onnx", "onnxruntime", "onnxsim", "onnxscript", "onnx_ir", "openvino",
     "ai_edge_litert", "tflite_runtime", "flatbuffers", "PIL", "rich", "psutil", "scipy", "asyncio",
+    "transformers",
 })  # fmt: skip
 REPORT_MODULES = "\nimport json, sys; print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
 

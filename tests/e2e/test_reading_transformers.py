@@ -177,7 +177,7 @@ def test_decoding_with_a_cache_says_what_decoding_without_says(read, tmp_path):
         token = 0
         for position in range(8):
             answer = decoder.run({
-                "decoder_input_ids": np.array([[token]]), "position": np.array([position]),
+                "decoder_input_ids": np.array([[token]]), "position": np.array([[position]]),
                 "encoder_attention_mask": mask, **states,
             })  # fmt: skip
             np.testing.assert_allclose(answer["logits"][0, 0], plain[position], rtol=0, atol=1e-4)
