@@ -131,6 +131,7 @@ def test_validate_passes_every_option_on(called: Called) -> None:
         "metric": "top5",
         "judged_output": "logits",
         "max_accuracy_drop": 0.5,
+        "beside": [],
         "deadline_s": 900.0,
     }
 
@@ -144,6 +145,7 @@ def test_benchmark_passes_every_option_on(called: Called) -> None:
         "options": BenchmarkOptions(rounds=7, warmup=0, threads=2),
         "max_latency_ms": 5.0,
         "min_speedup": 1.5,
+        "beside": [],
         "deadline_s": 900.0,
     }
 
