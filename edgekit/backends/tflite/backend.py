@@ -117,13 +117,19 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     """Why this graph is not the one that `precision` is lowered from; empty means go."""
     quantizers = any(node.op_type == "QuantizeLinear" for node in source.nodes)
     if precision in CALIBRATED and not quantizers:
-        why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear"
-        return [Reason(why=why, hint="quantize it first: edgekit convert --calibration DATA")]
+        why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear: nothing in it is quantized"
+        hint = (
+            "where samples were given, no operator that this target has integers for is left: all others, and "
+            "what keeps another precision, are float32, so ask for that; else give samples (--calibration)"
+        )
+        return [Reason(why=why, hint=hint)]
     wanted = "int16" if precision == "int16x8" else "int8"
     found = source.activation_codes()
     if found and wanted not in found:  # a mixture has both
         codes = ", ".join(sorted(found))
-        return [Reason(why=f"the activations of this graph are {codes}, {precision} has {wanted}")]
+        other = "int16x8" if precision == "int8" else "int8"
+        why = f"every quantized activation of this graph is {codes}, {precision} has {wanted}"
+        return [Reason(why=why, hint=f"ask for {other}")]
     return []
 
 
