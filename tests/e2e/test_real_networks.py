@@ -49,8 +49,8 @@ class Expected:
 
 # Random weights have no margin to lose: what is left is noise of 2^-8 added at every layer.
 FAMILIES = {
-    # On a ResNet of three blocks XNNPACK's convolutions give the graph's codes; the first that differ, 0.03 %,
-    # lie behind an ADD with Relu. Behind the second shortcut it is 0.7 %, before the classifier 4 %.
+    # On a ResNet of three blocks XNNPACK's convolutions give the graph's codes; the first that differ, 0.03 %
+    # of them, lie behind an ADD with Relu. Behind the second shortcut it is 0.7 %, before the classifier 4 %.
     "resnet": Expected(30, 38),
     "mobilenet_v2": Expected(37),
     "mobilenet_v3": Expected(35),
