@@ -113,7 +113,7 @@ def samples(name: str, folder: Path, count: int = 12) -> dict[str, np.ndarray]:
 @pytest.mark.conformance
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part_becomes_every_artifact(read, tmp_path, name):
-    """float32 within 1e-4 of PyTorch's own answers; int8 above 15 dB: 17.7 to 27.8 were measured, untrained."""
+    """float32 within 1e-4 of PyTorch's own answers; int8 above 15 dB (measured, untrained: 17.7 to 27.8)."""
     model, signature, shapes = CASES[name]
     report = api.convert(
         read[1] / model, signature=signature, shapes=shapes, targets=TARGETS, precisions=("float32", "int8"),

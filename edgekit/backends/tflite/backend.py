@@ -119,8 +119,8 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     if precision in CALIBRATED and not quantizers:
         why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear: nothing in it is quantized"
         hint = (
-            "where samples were given, no operator that this target has integers for is left: all others, and "
-            "what keeps another precision, are float32, so ask for that; else give samples (--calibration)"
+            "where samples were given, no operator is left that this target has integers for: all that is here "
+            "computes in float32, so ask for that; else give samples (--calibration)"
         )
         return [Reason(why=why, hint=hint)]
     wanted = "int16" if precision == "int16x8" else "int8"
