@@ -119,7 +119,7 @@ def _wrong_graph(source: OnnxGraph, precision: Precision) -> list[Reason]:
     if precision in CALIBRATED and not quantizers:
         why = f"{precision} needs a QDQ graph, this one has no QuantizeLinear: nothing in it is quantized"
         hint = (
-            "where samples were given, no operator is left that this target has integers for: all that is here "
+            "where samples were given, no operator is left that this target has integers for: all of it "
             "computes in float32, so ask for that; else give samples (--calibration)"
         )
         return [Reason(why=why, hint=hint)]
