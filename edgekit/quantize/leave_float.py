@@ -13,6 +13,10 @@ one unit, arithmetic with constants of very different size, comes first, and the
 
 Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
 say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts.
+
+Sums of matrix products that float operators alone read, the residual stream of a Transformer between
+LayerNormalizations, say: where the engine's products write float anyway, a sum is fused into them or costs
+one pass, while quantizers before and behind it cost three, and noise that every later block reads.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 from edgekit.core.target import Int8Policy
 from edgekit.quantize.graph_index import GraphIndex
 
-__all__ = ["UNITS", "fragile", "islands", "normalizations", "spectra", "units"]
+__all__ = ["UNITS", "float_sums", "fragile", "islands", "normalizations", "spectra", "units"]
 
 UNITS = 16.0  # between the factors of one input: it costs the smallest feature four of the eight bits
 
@@ -34,6 +38,7 @@ _MOVES = (
     "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_SUMS = ("Add", "Sub", "Mul")
 _REDUCTIONS = ("GlobalAveragePool", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 _OF_POWERS = (
     *_MOVES, *_ARITHMETIC, "AveragePool", "Clip", "Max", "MaxPool", "Min", "Pow", "ReduceMax", "ReduceMean",
@@ -212,6 +217,50 @@ def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str])
         if any(n.name not in nodes for n in around):
             beside_float.add(root(f"{node.name}/"))
     return {n.name for n in members if root(f"{n.name}/") in beside_float - rich}
+
+
+def float_sums(index: GraphIndex, policy: Int8Policy, nodes: Collection[str]) -> set[str]:
+    """Those of `nodes` (integer) that add up products for float operators alone.
+
+    Add, Sub and Mul that no other integer operator reads, and that read no other one but products which can
+    write float; joined, they read at least one product and a float operator reads them.
+    """
+    graph = index.model.graph.node
+    found = {n.name: n for n in graph if n.name in nodes and n.op_type in _SUMS and policy.float_output_ops}
+    while forced := {n.name for n in found.values() if _is_tied(index, policy, n, set(nodes) - set(found))}:
+        found = {name: node for name, node in found.items() if name not in forced}
+    kept: set[str] = set()
+    for node in found.values():
+        if node.name not in kept:
+            kept |= _sums_of_products(index, policy, node, found, nodes)
+    return kept
+
+
+def _is_tied(index: GraphIndex, policy: Int8Policy, node: Any, integer: Collection[str]) -> bool:
+    """Whether one of `integer` reads `node`, or writes for it what it cannot write in float."""
+    if any(r.name in integer for r in index.readers.get(node.output[0], ())):
+        return True
+    writers = [index.producer[i] for i in node.input if i in index.producer]
+    return any(w.name in integer and w.op_type not in policy.float_output_ops for w in writers)
+
+
+def _sums_of_products(
+    index: GraphIndex, policy: Int8Policy, start: Any, found: dict[str, Any], nodes: Collection[str]
+) -> set[str]:
+    """The sums joined with `start`; none of them where no product or no float operator has a part in it."""
+    joined, waiting = {start.name}, [start]
+    product = read = False
+    while waiting:
+        node = waiting.pop()
+        writers = [index.producer[i] for i in node.input if i in index.producer]
+        readers = index.readers.get(node.output[0], ())
+        product |= any(w.op_type in policy.float_output_ops for w in writers)
+        read |= any(r.name not in nodes for r in readers)
+        for other in (*writers, *readers):
+            if other.name in found and other.name not in joined:
+                joined.add(other.name)
+                waiting.append(other)
+    return joined if product and read else set()
 
 
 def _touched(index: GraphIndex, node: Any, tensors: Collection[str]) -> Iterable[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
 from edgekit.quantize.graph_index import GraphIndex, attribute
-from edgekit.quantize.leave_float import fragile, islands
+from edgekit.quantize.leave_float import float_sums, fragile, islands
 from edgekit.quantize.masks import masks
 
 __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
@@ -77,9 +77,10 @@ def place(
     kept = _kept(index, policy, {*keep, *lost})
     weighted = _weighted_nodes(index, policy)
     integer, wanted, shared = _spread(index, policy, kept, weighted)
-    gainless = islands(index, integer | {n.name for n in shared}, wanted) if leave_float else set()
-    if gainless:
-        kept |= gainless
+    if leave_float:
+        kept |= float_sums(index, policy, integer | {n.name for n in shared})
+        integer, wanted, shared = _spread(index, policy, kept, weighted)
+        kept |= islands(index, integer | {n.name for n in shared}, wanted)
         integer, wanted, shared = _spread(index, policy, kept, weighted)
     group, requantized = _groups(index, shared, wanted, _fixed_tensors(index, policy, integer))
     fixed = {group[t]: s for t, s in _fixed_tensors(index, policy, integer).items() if t in wanted}

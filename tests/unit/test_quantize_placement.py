@@ -174,3 +174,14 @@ def test_what_a_kept_concat_would_have_absorbed_gets_no_quantizers():
     concat = next(n.name for n in index.model.graph.node if n.op_type == "Concat")
     assert "joined" not in place(index, policy).tensors
     assert set(place(index, policy, keep=[concat]).tensors) <= set(place(index, policy).tensors)
+
+
+@pytest.mark.parametrize("op", ["HardSwish", "Gelu", "Elu", "Tanh"])
+def test_openvino_fuses_what_a_convolution_is_followed_by(op):
+    b = GraphBuilder()
+    active = b.add(op, [b.conv("image", "first", 3, 4)], "active")
+    b.conv(active, "second", 4, 4)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["second"]))
+    tensors = place(index, load_target("openvino").int8).tensors
+    assert "first" not in tensors
+    assert "active" in tensors
