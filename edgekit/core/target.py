@@ -70,7 +70,7 @@ class Int8Policy:
     `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
     reader wants integers (so logits stay float).
     `stored_weight_ops`: op types that compute in float but whose constant weights are stored in 8 bits: LSTM,
-    GRU, RNN.
+    GRU, RNN, of more than one step.
     `symmetric_right_ops`: op types whose kernel wants zero point 0 of a second input that is no constant.
     """
 

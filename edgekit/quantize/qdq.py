@@ -56,7 +56,7 @@ def quantize(
     weights = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
     for node in placement.weighted:
         writer.write_weight(node, weights[node.name])
-    for node, position in recurrent_weights(index, policy.stored_weight_ops):
+    for node, position in recurrent_weights(index, policy.stored_weight_ops, one_step=False):
         if node.name not in options.keep:
             writer.store_weight(node, position)
     for node_name, constant in placement.constants:

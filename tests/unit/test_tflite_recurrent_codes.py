@@ -101,14 +101,14 @@ def test_int8_follows_its_qdq_graph_to_the_rounding_of_the_state(op, directions,
 def test_one_step_is_no_further_off_than_the_note_says(tmp_path, need):
     """RNN with Relu far from its knee is linear: what is off is R times the rounding of the state alone."""
     need("ai_edge_litert")
-    model = network("RNN", steps=1, state=True, activations=["Relu"])
+    model = network("RNN", steps=2, state=True, activations=["Relu"])
     for tensor in model.graph.initializer:
         if tensor.name == "b":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((1, 2 * HIDDEN), 20, np.float32), "b"))
     model = int8(model)
     given = feeds(model)
     ran = invoke(lowered(model, tmp_path, "int8"), given)
-    off = np.abs(ran.outputs["y"] - reference(model, given)["y"]).ravel()
+    off = np.abs(ran.outputs["y"] - reference(model, given)["y"])[0].ravel()  # of the first step
     constants = initializers(model)
     r = constants["r_codes"][0] * constants["r_scale"][:, None]
     state = np.append(given["h"], 0)
@@ -133,6 +133,11 @@ def test_rows_too_short_to_gain_by_codes_stay_in_float():
     names = initializers(int8(network("LSTM", inputs=3)))
     assert "w" in names
     assert "r_codes" in names
+
+
+def test_one_step_whose_state_the_caller_hands_on_stays_in_float():
+    names = initializers(int8(network("LSTM", steps=1)))
+    assert {"w", "r"} <= set(names)
 
 
 def test_a_layer_that_is_kept_keeps_its_weights():
