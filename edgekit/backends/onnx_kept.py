@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["keep_averages", "keep_float"]
+__all__ = ["keep_averages", "keep_float", "quantized_again"]
 
 _QUANTIZED_BY_FORCE = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # MatMul and Add are made a Gemm first
 _PER_AXIS_OPSET = 13
@@ -25,20 +25,7 @@ def keep_float(graph: Any) -> int:
     Edits the ModelProto in place; returns how many operators were changed. Must not change: any value. Where
     every dimension of the data is 1 there is no such axis, and the operator is left as it is.
     """
-    import onnx
-
-    floats = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-    scalars = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if _is_scalar(t)}
-    writers = {name: node for node in graph.graph.node for name in node.output}
-    sites = []
-    for node in graph.graph.node:
-        if node.op_type not in _QUANTIZED_BY_FORCE or node.input[1] not in floats:
-            continue
-        writer = writers.get(node.input[0])
-        if writer is None or writer.op_type != "DequantizeLinear":
-            continue
-        if all(name in scalars for name in writer.input[1:]):
-            sites.append((node, writer))
+    scalars, sites = _scalars(graph), _sites(graph)
     opset = next((o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")), 0)
     if not sites or opset < _PER_AXIS_OPSET:
         return 0
@@ -56,6 +43,36 @@ def keep_float(graph: Any) -> int:
         changed += 1
     _drop_unread(graph, set(made))
     return changed
+
+
+def quantized_again(graph: Any) -> list[str]:
+    """The nodes that `keep_float` had to leave to ONNX Runtime's optimizer, by name."""
+    return [node.name for node, _ in _sites(graph)]
+
+
+def _scalars(graph: Any) -> dict[str, Any]:
+    import onnx
+
+    return {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if _is_scalar(t)}
+
+
+def _sites(graph: Any) -> list[tuple[Any, Any]]:
+    """Operators with constant float weights that read a DequantizeLinear with one scale, and that node."""
+    import onnx
+
+    floats = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    scalars = {t.name for t in graph.graph.initializer if _is_scalar(t)}
+    writers = {name: node for node in graph.graph.node for name in node.output}
+    sites = []
+    for node in graph.graph.node:
+        if node.op_type not in _QUANTIZED_BY_FORCE or node.input[1] not in floats:
+            continue
+        writer = writers.get(node.input[0])
+        if writer is None or writer.op_type != "DequantizeLinear":
+            continue
+        if all(name in scalars for name in writer.input[1:]):
+            sites.append((node, writer))
+    return sites
 
 
 def keep_averages(graph: Any) -> int:

@@ -16,7 +16,7 @@ from edgekit.backends.onnx_graph import (
     stored_notes,
     tensor_ios,
 )
-from edgekit.backends.onnx_kept import keep_float
+from edgekit.backends.onnx_kept import keep_float, quantized_again
 from edgekit.backends.onnx_rules import Rule, broken_rules
 from edgekit.backends.request import Request
 from edgekit.core.artifact import Artifact
@@ -95,6 +95,9 @@ def lower(request: Request) -> Artifact:
         graph, notes = _stored(graph, target, precision)
     if precision in CALIBRATED:
         keep_float(graph)
+        if left := quantized_again(graph):
+            names = ", ".join(left)
+            notes += (f"ONNX Runtime quantizes the float weights of {names} by itself: one scale in all",)
     graph = opened(graph)
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):

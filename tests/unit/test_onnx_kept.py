@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 from quantize_models import GraphBuilder
 
-from edgekit.backends.onnx_kept import keep_averages, keep_float
+from edgekit.backends.onnx_kept import keep_averages, keep_float, quantized_again
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import load_target
 from edgekit.quantize.calibrate import calibrate
@@ -69,6 +69,7 @@ def test_a_kept_operator_computes_in_float_after_all_optimizations(output, tmp_p
     expected, _ = answer(model, tmp_path, optimized=False)
     plain, before = answer(model, tmp_path, optimized=True)
     assert keep_float(model) == 1
+    assert quantized_again(model) == []
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_array_equal(answer(model, tmp_path, optimized=False)[0], expected)
     kept, after = answer(model, tmp_path, optimized=True)
@@ -102,7 +103,9 @@ def test_data_of_a_single_element_has_no_axis_to_tell(need):
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.graph.node[2].name = "alone"
     assert keep_float(model) == 0
+    assert quantized_again(model) == ["alone"]
 
 
 def averages(behind):
