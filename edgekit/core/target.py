@@ -72,6 +72,9 @@ class Int8Policy:
     `stored_weight_ops`: op types that compute in float but whose constant weights are stored in 8 bits: LSTM,
     GRU, RNN, of more than one step.
     `symmetric_right_ops`: op types whose kernel wants zero point 0 of a second input that is no constant.
+    `symmetric_ops`: op types whose kernel is fastest with zero point 0 of all it reads. Where `activation` is
+    uint8, a tensor that is never negative stays uint8, another is int8; its quantizer sits where the tensor
+    is made, before Reshape and the like.
     """
 
     activation: Literal["uint8", "int8", "int16"]
@@ -88,6 +91,7 @@ class Int8Policy:
     float_output_ops: tuple[str, ...] = ()
     stored_weight_ops: tuple[str, ...] = ()
     symmetric_right_ops: tuple[str, ...] = ()
+    symmetric_ops: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.headroom <= 16.0:

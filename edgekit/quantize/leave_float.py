@@ -252,7 +252,7 @@ def _sums_of_products(
     product = read = False
     while waiting:
         node = waiting.pop()
-        writers = [index.producer[i] for i in node.input if i in index.producer]
+        writers = [w for i in node.input if (w := _writer(index, i, nodes)) is not None]
         readers = index.readers.get(node.output[0], ())
         product |= any(w.op_type in policy.float_output_ops for w in writers)
         read |= any(r.name not in nodes for r in readers)
@@ -261,6 +261,14 @@ def _sums_of_products(
                 joined.add(other.name)
                 waiting.append(other)
     return joined if product and read else set()
+
+
+def _writer(index: GraphIndex, tensor: str, nodes: Collection[str]) -> Any | None:
+    """What computes `tensor`, before moves that are none of `nodes`: onnxsim leaves some behind a Gemm."""
+    node = index.producer.get(tensor)
+    while node is not None and node.op_type in _MOVES and node.name not in nodes:
+        node = index.producer.get(node.input[0])
+    return node
 
 
 def _touched(index: GraphIndex, node: Any, tensors: Collection[str]) -> Iterable[str]:

@@ -25,6 +25,7 @@ __all__ = ["WEIGHTED_OPS", "Placement", "WeightedNode", "place"]
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CONSTANT_OPERAND_OPS = ("Add", "Sub", "Mul", "Div")
+_ONE_TO_ONE = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _DATA_INPUTS = {"Concat": None}  # None: all inputs are data; other shared ops read data at input 0 alone
 
 
@@ -101,9 +102,11 @@ def place(
         constants=constants,
         integer_nodes=frozenset(integer | {n.name for n in shared}),
         symmetric=frozenset(
-            group[n.input[1]]
+            group[i]
             for n in index.model.graph.node
-            if n.name in integer and n.op_type in policy.symmetric_right_ops and n.input[1] in group
+            if n.name in integer
+            for i in _symmetric_inputs(policy, n)
+            if i in group
         ),
         plain_reads=_plain_reads(index, policy, kept, wanted, integer | {n.name for n in shared}),
     )
@@ -122,6 +125,7 @@ def _spread(
     absorbers = [n for n in index.model.graph.node if n.name in integer | kept]
     integer -= {a.name for n in absorbers for a in _absorbed_affine(index, policy, n)}
     wanted = _directly_wanted(index, policy, integer)
+    _move_back(index, policy, integer, wanted, kept)
     return integer, wanted, _spread_through_shared(index, policy, wanted, kept)
 
 
@@ -244,6 +248,31 @@ def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -
         if node.op_type not in policy.float_output_ops:
             wanted.add(_end_of_fusion(index, policy, node))
     return wanted
+
+
+def _symmetric_inputs(policy: Int8Policy, node: Any) -> list[str]:
+    if node.op_type in policy.symmetric_ops:
+        return list(node.input)
+    return [node.input[1]] if node.op_type in policy.symmetric_right_ops else []
+
+
+def _move_back(
+    index: GraphIndex, policy: Int8Policy, integer: set[str], wanted: set[str], kept: set[str]
+) -> None:
+    """Want what lies before moves of one tensor to an operator of `symmetric_ops`, and nothing else reads.
+
+    The codes are the same, what made the tensor can round it, and the moves carry 8 bits. With a zero point,
+    OpenVINO takes it off before such a move and puts it back behind: one pass each.
+    """
+    moved = {i for n in index.model.graph.node if n.name in integer for i in _symmetric_inputs(policy, n)}
+    for node in reversed(index.model.graph.node if policy.symmetric_ops else ()):
+        movable = node.op_type in _ONE_TO_ONE and node.op_type in policy.shared_scale_ops
+        if not movable or node.name in kept or node.output[0] not in wanted & moved:
+            continue
+        before = node.input[0]
+        if index.is_float_activation(before) and index.only_reader(before) is node:
+            wanted.add(before)
+            moved.add(before)
 
 
 def _spread_through_shared(

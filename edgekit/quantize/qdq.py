@@ -103,20 +103,24 @@ def _affines(placement: Placement, calibration: Calibration, policy: Int8Policy)
         tensor_low, tensor_high = calibration.ranges[tensor]
         low[representative] = min(low.get(representative, 0.0), tensor_low)
         high[representative] = max(high.get(representative, 0.0), tensor_high)
-    affines = {
-        r: activation_affine(
-            low[r] * policy.headroom,
-            high[r] * policy.headroom,
-            dtype=policy.activation,
-            symmetric=policy.activation_symmetric or r in placement.symmetric,
+    affines = {}
+    for r in low:
+        dtype, symmetric = _code(policy, r in placement.symmetric, signed=low[r] < 0.0)
+        affines[r] = activation_affine(
+            low[r] * policy.headroom, high[r] * policy.headroom, dtype=dtype, symmetric=symmetric
         )
-        for r in low
-    }
     for representative, imposed in placement.fixed.items():
         affines[representative] = Affine(
             scale=imposed.scale, zero_point=imposed.zero_point, dtype=policy.activation
         )
     return {tensor: affines[placement.group[tensor]] for tensor in placement.tensors}
+
+
+def _code(policy: Int8Policy, wants_zero: bool, *, signed: bool) -> tuple[str, bool]:
+    """The dtype of a tensor's codes, and whether they are symmetric; `wants_zero`: zero point 0 is due."""
+    if policy.activation == "uint8" and wants_zero:
+        return ("int8", True) if signed else ("uint8", False)
+    return policy.activation, policy.activation_symmetric or wants_zero
 
 
 @dataclass(slots=True)

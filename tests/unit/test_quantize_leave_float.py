@@ -205,15 +205,24 @@ def test_what_brings_an_input_to_one_unit_stays_in_float(op, largest, left):
     assert ("x" in placement.tensors) == ("scaled" in left)
 
 
-def stream():
-    """Two blocks that add a product to what they read, normalized in between."""
+def stream(*, reshaped: bool = False):
+    """Two blocks that add a product to what they read, normalized in between.
+
+    `reshaped`: products are of matrices, with a Reshape on both sides, as onnxsim writes them.
+    """
     b = GraphBuilder()
     x = b.add("MatMul", ["tokens", b.weight("embed.w", 8, 16)], "embed")
     for block in range(2):
         name = f"block{block}"
         read = [x, b.weight(f"{name}.scale", 16), b.weight(f"{name}.shift", 16)]
         normal = b.add("LayerNormalization", read, f"{name}.normal")
+        if reshaped:
+            normal = b.add("Reshape", [normal, b.constant(f"{name}.rows", np.array([5, 16]))], f"{name}.flat")
         product = b.add("MatMul", [normal, b.weight(f"{name}.w", 16, 16)], f"{name}.product")
+        if reshaped:
+            product = b.add(
+                "Reshape", [product, b.constant(f"{name}.cube", np.array([1, 5, 16]))], f"{name}.back"
+            )
         biased = b.add("Add", [product, b.weight(f"{name}.b", 16)], f"{name}.biased")
         x = b.add("Add", [x, biased], f"{name}.sum")
     b.add("LayerNormalization", [x, b.weight("scale", 16), b.weight("shift", 16)], "last")
@@ -229,6 +238,13 @@ def test_a_residual_stream_between_normalizations_stays_in_float(name):
     assert not SUMS & tensors
     assert {"block0.normal", "block1.normal", "tokens"} <= tensors
     assert integers(stream(), load_target(name).int8) == {"embed", "block0.product", "block1.product"}
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_residual_stream_stays_in_float_behind_reshapes_too(name):
+    tensors = set(place(index_graph(stream(reshaped=True)), load_target(name).int8).tensors)
+    assert not (SUMS | {"block0.back", "block1.back"}) & tensors
+    assert {"block0.flat", "block1.flat", "tokens"} <= tensors
 
 
 def test_where_products_write_integers_alone_their_sums_are_integers():

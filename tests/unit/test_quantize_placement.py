@@ -185,3 +185,50 @@ def test_openvino_fuses_what_a_convolution_is_followed_by(op):
     tensors = place(index, load_target("openvino").int8).tensors
     assert "first" not in tensors
     assert "active" in tensors
+
+
+def attention():
+    """A Reshape between a normalization and a product, a softmax between products."""
+    b = GraphBuilder()
+    read = ["x", b.weight("scale", 8), b.weight("shift", 8)]
+    normal = b.add("LayerNormalization", read, "normal")
+    rows = b.add("Reshape", [normal, b.constant("flat", np.array([-1, 8]))], "rows")
+    b.add("MatMul", [rows, b.weight("w", 8, 8)], "product")
+    turned = b.add("Transpose", ["x"], "turned", perm=[0, 2, 1])
+    scores = b.add("Softmax", [b.add("MatMul", ["x", turned], "raw")], "scores", axis=-1)
+    b.add("MatMul", [scores, "x"], "mixed")
+    return index_graph(b.build({"x": [1, 5, 8]}, ["product", "mixed"]))
+
+
+def test_what_products_read_in_openvino_has_no_zero_point_and_eight_bits_of_its_own_sign():
+    policy, index = load_target("openvino").int8, attention()
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.normal(1.0, 1.0, (1, 5, 8)).astype(np.float32)} for _ in range(8)]
+    affines = _affines(place(index, policy), calibrate(index.model, iter(samples), policies=[policy]), policy)
+    codes = {name: (affine.dtype, affine.zero_point) for name, affine in affines.items()}
+    assert codes["x"] == codes["turned"] == codes["normal"] == codes["rows"] == ("int8", 0)
+    assert codes["scores"] == ("uint8", 0)
+    assert affines["scores"].scale < 1.1 / 255
+
+
+def test_a_quantizer_sits_before_moves_to_a_product_unless_something_else_reads_what_they_move():
+    policy, index = load_target("openvino").int8, attention()
+    assert {"normal", "rows"} <= set(place(index, policy).tensors)
+    assert "normal" not in place(index, ORT).tensors
+    b = GraphBuilder()
+    total = b.add("Softplus", ["x"], "total")
+    rows = b.add("Reshape", [total, b.constant("flat", np.array([-1, 8]))], "rows")
+    b.add("MatMul", [rows, b.weight("w", 8, 8)], "product")
+    b.add("Exp", [total], "other")
+    tensors = place(index_graph(b.build({"x": [1, 5, 8]}, ["product", "other"])), policy).tensors
+    assert "rows" in tensors
+    assert "total" not in tensors
+
+
+def test_what_convolutions_read_in_openvino_keeps_its_zero_point():
+    policy, index = load_target("openvino").int8, index_graph(classifier())
+    shape = next(s for n, s in index.shapes.items() if n in index.inputs)
+    samples = [{index.inputs[0]: np.random.default_rng(1).normal(1.0, 1.0, shape).astype(np.float32)}]
+    affines = _affines(place(index, policy), calibrate(index.model, iter(samples), policies=[policy]), policy)
+    assert affines[index.inputs[0]].dtype == "uint8"
+    assert affines[index.inputs[0]].zero_point > 0
