@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -114,7 +113,8 @@ class _OneLine:
         self._stream.flush()
 
     def _status(self) -> str:
-        parts = [f"{e.step} {e.done}/{e.total}" if e.total else e.step for e in self._running.values()]
+        parts = [" ".join(filter(None, (e.step, f"{e.done}/{e.total}" if e.total else "", e.note)))
+                 for e in self._running.values()]  # fmt: skip
         width = max(os.get_terminal_size(self._stream.fileno()).columns - 1, 20) if parts else 0
         return f"{', '.join(parts)} …"[:width] if parts else ""
 
@@ -157,13 +157,16 @@ class _Rich:
             style = {"done": "green", "cached": "cyan", "refused": "yellow", "failed": "red"}[event.state]
             self._progress.console.print(line, style=style, markup=False, highlight=False)
         else:
-            self._update(replace(event, note=""))
+            self._update(event)
 
     def _update(self, event: Event) -> None:
         if event.step not in self._tasks:
             self._tasks[event.step] = self._progress.add_task(event.step, total=None)
         if event.total:
-            self._progress.update(self._tasks[event.step], completed=event.done, total=event.total)
+            text = f"{event.step}: {event.note}" if event.note else event.step
+            self._progress.update(
+                self._tasks[event.step], completed=event.done, total=event.total, description=text
+            )
 
     def close(self) -> None:
         self._progress.stop()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.core.events import Event, Listener, silent
 from edgekit.core.files import write_json
@@ -132,8 +132,9 @@ def _progress_pipe(on_event: Listener, label: str) -> Iterator[int]:
     def listen() -> None:
         with os.fdopen(reading, "rb") as stream:
             for line in stream:
-                done, total = json.loads(line)
-                on_event(Event(step=label, state="progress", done=done, total=total))
+                done, total, note = json.loads(line)
+                state: Literal["progress", "note"] = "progress" if total else "note"
+                on_event(Event(step=label, state=state, done=done, total=total, note=note))
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
