@@ -216,7 +216,8 @@ def test_sources_from_files_are_opened_split_and_never_overlap(tmp_path):
 
 def test_the_augmentation_of_the_user_is_called_with_a_generator_of_its_own(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("def shift(inputs, labels, rng):\n    noise = rng.normal(0, .1, (len(labels), 1)).astype('f4')\n"
+    file.write_text("def shift(inputs, labels, rng):\n"
+                    "    noise = rng.normal(0, .1, (len(labels), 1)).astype('f4')\n"
                     "    return {'x': inputs['x'] + noise}, labels\n")
     first, second, plain = network(), network(), network()
     run(first, options(augmentation=f"{file}:shift"))
