@@ -8,6 +8,8 @@ from edgekit.core.codec import encode
 from edgekit.core.events import Event
 from edgekit.core.model import Model, Signature
 from edgekit.core.recipe import DataSource
+from edgekit.core.samples import open_samples
+from edgekit.core.samples.unchanging import unchanging
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.pipeline.layout import STATISTICS
 from edgekit.pipeline.steps import StepRunner
@@ -35,10 +37,13 @@ def check_samples(
 
     Raises `UsageError` for samples that cannot be used at all.
     """
+    label = f"check the {what} samples"
+    if text := unchanging(open_samples(data, signature)):
+        text += ": ranges and answers found on them say nothing of other inputs"
+        return _warned(what, text, label, runner)
     place = out / STATISTICS
     if not place.is_file():
         return ()
-    label = f"check the {what} samples"
     arguments = {"statistics": str(place), "data": encode(data), "signature": encode(signature)}
     try:
         text = runner.run("edgekit.graph.check_samples:check_samples", arguments, label=label)["suspicion"]
@@ -46,8 +51,10 @@ def check_samples(
         raise
     except EdgekitError as err:  # the check is a service: what it cannot judge it does not hold up
         text = f"whether they are prepared as in training could not be checked: {err.message}"
-    if not text:
-        return ()
+    return _warned(what, text, label, runner) if text else ()
+
+
+def _warned(what: str, text: str, label: str, runner: StepRunner) -> tuple[str, ...]:
     warning = f"{what} samples: {text}"
     runner.on_event(Event(step=label, state="note", note=warning))
     return (warning,)

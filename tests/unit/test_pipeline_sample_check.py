@@ -52,3 +52,36 @@ def test_a_network_without_batch_norm_is_converted_without_the_check(tmp_path: P
     )
     assert report.warnings == ()
     assert not (tmp_path / "out" / STATISTICS).exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.full((6, 3, 8, 8), 0.5), "'image' is 0.5 in all of them"),
+        (np.full((1, 3, 8, 8), 0.5), "'image' is 0.5 in all of them"),
+        (np.repeat(crops(1, 3)[:, :, :8, :8] / 255, 6, axis=0), "'image' is the same in all 6"),
+    ],
+)
+def test_samples_that_never_change_are_reported(images: np.ndarray, said: str, tmp_path: Path) -> None:
+    relu = onnx.helper.make_node("Relu", ["image"], ["y"])
+    onnx.save(chain([relu], {}, [1, 3, 8, 8], "y"), tmp_path / "m.onnx")
+    made = {"targets": ["onnxruntime"], "precisions": ["float32"]}
+    report = edgekit.convert(
+        tmp_path / "m.onnx", **made, output=tmp_path / "out", calibration={"image": images.astype("f4")}
+    )
+    assert report.warnings == (
+        f"calibration samples: {said}: ranges and answers found on them say nothing of other inputs",
+    )
+
+
+def test_one_picture_and_samples_of_which_the_last_alone_differs_are_no_such_thing(tmp_path: Path) -> None:
+    relu = onnx.helper.make_node("Relu", ["image"], ["y"])
+    onnx.save(chain([relu], {}, [1, 3, 8, 8], "y"), tmp_path / "m.onnx")
+    late = np.repeat(crops(1, 3)[:, :, :8, :8] / np.float32(255), 6, axis=0)
+    late[5, 0, 0, 0] += 0.5
+    for images in (late[:1], late):
+        report = edgekit.convert(
+            tmp_path / "m.onnx", targets=["onnxruntime"], precisions=["float32"], output=tmp_path / "out",
+            calibration={"image": images}, overwrite=True,
+        )  # fmt: skip
+        assert report.warnings == ()
