@@ -66,6 +66,8 @@ class Int8Policy:
     point; they are integer when their input is.
     `fused_activations`: op types that a convolution or matrix product absorbs: no quantizer in between.
     `affine_absorbers`: op types that absorb an Add, Sub, Mul or Div with a constant: no quantizer in between.
+    `sum_absorbers`: op types that absorb an Add of two activations behind them: no quantizer in between. Of
+    two such inputs of one Add the first is absorbed.
     `fixed_outputs`: op type -> the scale and zero point its integer kernel imposes.
     `float_output_ops`: op types whose integer kernel can write float: no quantizer behind them unless a
     reader wants integers (so logits stay float).
@@ -87,6 +89,7 @@ class Int8Policy:
     shared_scale_ops: tuple[str, ...] = ()
     fused_activations: tuple[str, ...] = ("Relu", "Clip")
     affine_absorbers: tuple[str, ...] = ()
+    sum_absorbers: tuple[str, ...] = ()
     fixed_outputs: dict[str, FixedScale] = field(default_factory=dict)
     float_output_ops: tuple[str, ...] = ()
     stored_weight_ops: tuple[str, ...] = ()

@@ -247,7 +247,18 @@ def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -
     for node in nodes:
         if node.op_type not in policy.float_output_ops:
             wanted.add(_end_of_fusion(index, policy, node))
-    return wanted
+    return wanted - _summed(index, policy, nodes)
+
+
+def _summed(index: GraphIndex, policy: Int8Policy, nodes: list[Any]) -> set[str]:
+    """What an operator of `sum_absorbers` gives to the Add that it absorbs."""
+    absorbers = {n.output[0] for n in nodes if n.op_type in policy.sum_absorbers}
+    found = set()
+    for node in nodes:
+        if node.op_type == "Add" and all(index.is_float_activation(i) for i in node.input):
+            taken = [i for i in node.input if i in absorbers and index.only_reader(i) is node]
+            found.update(taken[:1] if len(set(node.input)) > 1 else ())
+    return found
 
 
 def _symmetric_inputs(policy: Int8Policy, node: Any) -> list[str]:

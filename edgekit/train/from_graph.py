@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from edgekit.core.model import CANONICAL_OPSET, Model
 from edgekit.core.packages import require
 from edgekit.errors import Reason, Unsupported, UsageError
 from edgekit.train.batch import free_batch
-from edgekit.train.module_graph import ModuleGraph, Op
+from edgekit.train.module_graph import Emitter, ModuleGraph, Op
 from edgekit.train.operators import OPERATORS
 
 __all__ = ["trainable"]
@@ -70,9 +72,20 @@ def load_canonical(path: Path) -> Any:
     return onnx.shape_inference.infer_shapes(proto, data_prop=True)
 
 
-def build(proto: Any, learned: Collection[str] = ()) -> ModuleGraph:
-    """The fx graph of a ModelProto, with every refusal collected."""
+def build(
+    proto: Any,
+    learned: Collection[str] = (),
+    *,
+    more: Mapping[str, Emitter] | None = None,
+    folded: Mapping[str, NDArray[Any]] | None = None,
+) -> ModuleGraph:
+    """The fx graph of a ModelProto, with every refusal collected.
+
+    `more` are emitters of further operators, `folded` values that count as constants though nodes make them.
+    """
+    operators = {**OPERATORS, **(more or {})}
     builder = ModuleGraph(proto, learned)
+    builder.constants.update(folded or {})
     unknown = sorted(set(learned) - set(builder.constants))
     if unknown:
         raise UsageError("learned: no such constants in the graph", problems=[repr(n) for n in unknown])
@@ -80,7 +93,9 @@ def build(proto: Any, learned: Collection[str] = ()) -> ModuleGraph:
         builder.values[name] = builder.graph.placeholder(builder.unique(name))
     reasons: list[Reason] = []
     for node in proto.graph.node:
-        emit = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if node.output[0] in builder.constants:
+            continue
+        emit = operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         missing = [i for i in node.input if i and i not in builder.values and i not in builder.constants]
         if emit is None:
             reasons.append(Reason(

@@ -17,7 +17,7 @@ from edgekit.graph.walk import attribute, constants, dimensions
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-__all__ = ["Emitter", "Layer", "ModuleGraph", "Op"]
+__all__ = ["Emitter", "Later", "Layer", "ModuleGraph", "Op"]
 
 Emitter = Callable[["Op"], Any]  # gives the fx node of the first output, or a list: one for each output
 
@@ -36,6 +36,13 @@ class Layer:
     kind: str
     initializers: tuple[str, ...]
     options: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A value that is made when it is first read: what it depends on is further down the graph."""
+
+    make: Callable[[], Any]
 
 
 class ModuleGraph:
@@ -70,6 +77,8 @@ class ModuleGraph:
 
     def value(self, name: str) -> Any:
         """The fx node of a tensor; a constant becomes a buffer, or a parameter if it is to be learned."""
+        if isinstance(self.values.get(name), Later):
+            self.values[name] = self.values[name].make()
         if name not in self.values:
             if name in self.learned:
                 return self.parameter(name, node="", position=0)

@@ -74,18 +74,11 @@ def _computed_conv(op: Op) -> Any:
 
 
 def conv_transpose(op: Op) -> Any:
-    weight = op.constant(1)
-    if weight is None:
-        raise op.refuse("its weights are computed, not constants")
-    if op.has(2) and op.constant(2) is None:
-        raise op.refuse("its bias is computed, not a constant")
-    nn = require("torch").nn
-    kernel = list(weight.shape[2:])
+    kernel = list(op.shape(1)[2:])
     rank = len(kernel)
     if rank not in (1, 2, 3):
         raise op.refuse(f"a convolution over {rank} axes; 1 to 3 are known")
     strides, dilations = _window(op, kernel)
-    group = op.attribute("group", 1)
     before, wanted = op.shape(0)[2:], op.output_shape()[2:]
     rows = zip(before, strides, dilations, kernel, strict=True)
     full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in rows]
@@ -93,13 +86,7 @@ def conv_transpose(op: Op) -> Any:
     extra = [w + 2 * b - f for w, b, f in zip(wanted, begins, full, strict=True)]
     fits = all(0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True))
     padding, output_padding = (begins, extra) if fits else ([0] * rank, [0] * rank)
-    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
-    module = kind(
-        weight.shape[0], weight.shape[1] * group, tuple(kernel), stride=tuple(strides),
-        padding=tuple(padding), output_padding=tuple(output_padding), dilation=tuple(dilations), groups=group,
-        bias=op.has(2),
-    )  # fmt: skip
-    y = filled(op, module, op.tensor(0), kind="conv")
+    y = _transposed(op, strides, padding, output_padding, dilations)
     if fits:
         return y
     if any(b + w > f for b, w, f in zip(begins, wanted, full, strict=True)):
@@ -107,6 +94,26 @@ def conv_transpose(op: Op) -> Any:
     for axis, (begin, size) in enumerate(zip(begins, wanted, strict=True)):
         y = op.call("narrow", y, axis + 2, begin, size)
     return y
+
+
+def _transposed(
+    op: Op, strides: list[int], padding: list[int], output_padding: list[int], dilations: list[int]
+) -> Any:
+    """The module, or the function where weights or bias are computed."""
+    rank, group, weight = len(strides), op.attribute("group", 1), op.constant(1)
+    if weight is None or (op.has(2) and op.constant(2) is None):
+        return op.call(
+            f"nn.functional.conv_transpose{rank}d", op.tensor(0), op.tensor(1), op.tensor(2), strides,
+            padding, output_padding, group, dilations,
+        )  # fmt: skip
+    nn = require("torch").nn
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
+    module = kind(
+        weight.shape[0], weight.shape[1] * group, tuple(weight.shape[2:]), stride=tuple(strides),
+        padding=tuple(padding), output_padding=tuple(output_padding), dilation=tuple(dilations), groups=group,
+        bias=op.has(2),
+    )  # fmt: skip
+    return filled(op, module, op.tensor(0), kind="conv")
 
 
 def _transpose_begins(op: Op, full: list[int], wanted: list[int]) -> list[int]:

@@ -34,9 +34,12 @@ def gemm(op: Op) -> Any:
     factors = (op.attribute("alpha", 1.0), op.attribute("beta", 1.0))
     plain = factors == (1.0, 1.0) and not op.attribute("transA", 0)
     outputs = op.output_shape()[1]
-    vector = not op.has(2) or (bias is not None and bias.size == outputs and bias.shape[-1] == outputs)
-    if weight is None or not plain or not vector:
+    size = op.shape(2) if op.has(2) else (outputs,)
+    vector = size == (outputs,) or (bias is not None and bias.size == outputs == size[-1])
+    if weight is None or not plain or not vector or (op.has(2) and bias is None):
         arguments = [op.tensor(0), *(_operand(op, i) for i in (1, 2) if op.has(i))]
+        if plain and op.attribute("transB", 0) and vector:
+            return op.call("nn.functional.linear", *arguments)
         options = {"alpha": op.attribute("alpha", 1.0), "beta": op.attribute("beta", 1.0)}
         turned = {"turn_a": op.attribute("transA", 0), "turn_b": op.attribute("transB", 0)}
         return op.call(gemm_function, *arguments, **options, **turned)

@@ -1,0 +1,1 @@
+"""Quantization-aware training: the QDQ graph of a policy, with every pair of quantizers as a fake one."""
