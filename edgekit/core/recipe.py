@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.core.codec import decode_toml
+from edgekit.core.qat import QatOptions
 from edgekit.core.sources import DataSource, Metric, SourceOptions
 from edgekit.core.target import CALIBRATED, Precision
+from edgekit.core.training import DistillationOptions, TrainingOptions
 from edgekit.errors import UsageError
 
 __all__ = [
@@ -146,7 +148,9 @@ class Recipe:
 
     `allow_refused` lists "target/precision" pairs whose refusal is expected and does not fail the run.
     `layout` replaces that of every target ("": the target's own). `labels` is a text file with the name of
-    each class on a line of its own; the artifacts carry it, with the preprocessing of the samples.
+    each class on a line of its own; the artifacts carry it, with the preprocessing of the samples. `qat`
+    trains the int8 graphs of all targets together before they are lowered, with `distill` towards the answers
+    of the float network.
     """
 
     schema: int = 1
@@ -156,6 +160,8 @@ class Recipe:
     output: str
     calibration: CalibrationOptions | None = None
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    qat: QatOptions | None = None
+    distill: DistillationOptions | None = None
     validation: ValidationOptions | None = None
     benchmark: BenchmarkOptions | None = None
     budgets: Budgets = field(default_factory=Budgets)
@@ -188,11 +194,26 @@ class Recipe:
         if self.quantization.rescue and not given:
             problems.append(f"quantization.rescue needs a budget to reach: {', '.join(judged)}")
         problems += self.quantization.without_effect(self.precisions)
+        problems += self._training_problems()
         for name in ("max_latency_ms", "min_speedup"):
             if getattr(self.budgets, name) is not None and self.benchmark is None:
                 problems.append(f"budgets.{name} needs a [benchmark] table")
         if problems:
             raise UsageError("the recipe is not complete", problems=problems)
+
+    def _training_problems(self) -> list[str]:
+        if self.qat is None:
+            return []
+        problems = []
+        if "int8" not in self.precisions:
+            problems.append("qat trains int8 graphs: name the precision 'int8'")
+        if self.quantization.rescue:
+            problems.append("qat and quantization.rescue: a rescue would quantize again what was trained")
+        if "int16x8" in self.quantization.keep.values():
+            problems.append("qat with nodes that keep 'int16x8' is not known: let them keep 'float32'")
+        if self.distill and (self.distill.teacher or self.distill.student or self.distill.features):
+            problems.append("qat learns the float network's outputs: leave teacher, student, features out")
+        return problems
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -207,6 +228,14 @@ def load_recipe(path: Path) -> Recipe:
     def data(source: DataSource) -> DataSource:
         return replace(source, path=located(source.path), preprocessing=located(source.preprocessing))
 
+    def training(options: TrainingOptions) -> TrainingOptions:
+        return replace(
+            options,
+            data=tuple(map(data, options.data)),
+            validation=options.validation and data(options.validation),
+            augmentation=located(options.augmentation),
+        )
+
     source = replace(recipe.source, model=located(recipe.source.model), state=located(recipe.source.state))
     calibration, validation = recipe.calibration, recipe.validation
     return replace(
@@ -216,4 +245,5 @@ def load_recipe(path: Path) -> Recipe:
         output=os.path.normpath(base / recipe.output),
         calibration=calibration and replace(calibration, data=data(calibration.data)),
         validation=validation and replace(validation, data=data(validation.data)),
+        qat=recipe.qat and replace(recipe.qat, training=training(recipe.qat.training)),
     )

@@ -35,6 +35,7 @@ from edgekit.pipeline.quantizing import policy_of, quantized_graphs
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.sample_check import check_samples, keep_statistics
 from edgekit.pipeline.steps import StepRunner
+from edgekit.pipeline.training import trained_graphs
 
 __all__ = ["convert", "lower_graph"]
 
@@ -64,7 +65,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener, mend: Mend | None 
             data = recipe.calibration.data
             warnings = check_samples(out, data, model.signature, what="calibration", runner=runner)
         job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about, mend=mend)
-        graphs = quantized_graphs(job, targets)
+        graphs, learned = trained_graphs(job, quantized_graphs(job, targets), targets)
         example = _example(job)
         _lower_yardstick(job)
         entries = [
@@ -80,7 +81,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener, mend: Mend | None 
         format=model.format,
         digest=model.source_digest,
         size_bytes=size,
-        notes=(*model.notes, *missing),
+        notes=(*model.notes, *learned, *missing),
     )
     return Report(
         edgekit=__version__,

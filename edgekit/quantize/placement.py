@@ -253,7 +253,7 @@ def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -
 def _summed(index: GraphIndex, policy: Int8Policy, nodes: list[Any]) -> set[str]:
     """What an operator of `sum_absorbers` gives to the Add that it absorbs."""
     absorbers = {n.output[0] for n in nodes if n.op_type in policy.sum_absorbers}
-    found = set()
+    found: set[str] = set()
     for node in nodes:
         if node.op_type == "Add" and all(index.is_float_activation(i) for i in node.input):
             taken = [i for i in node.input if i in absorbers and index.only_reader(i) is node]

@@ -51,6 +51,8 @@ def _array(tensor: Any) -> NDArray[Any]:
     array = np.asarray(tensor.detach().cpu().numpy())
     if not np.isfinite(array).all():
         raise StepError(
-            "the trained weights or scales are not finite", where="training", hint="take a lower learning rate"
+            "the trained weights or scales are not finite",
+            where="training",
+            hint="take a lower learning rate",
         )
     return array

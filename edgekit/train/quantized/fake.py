@@ -24,7 +24,7 @@ def _rounded() -> Any:
     """The function (x, scale, low, high, paired axis or -1) -> scale * codes, with its gradients."""
     torch = require("torch")
 
-    class Rounded(torch.autograd.Function):  # type: ignore[misc]
+    class Rounded(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
         def forward(context: Any, x: Any, scale: Any, low: float, high: float, paired: int) -> Any:
             places = x / scale
@@ -66,7 +66,7 @@ def _classes() -> tuple[Any, Any, Any]:
     torch = require("torch")
     nn = torch.nn
 
-    class ActivationQuantizer(nn.Module):  # type: ignore[misc]
+    class ActivationQuantizer(nn.Module):  # type: ignore[misc, name-defined]
         """codes = round(x / scale) + zero_point within [low, high]; gives scale * (codes - zero_point)."""
 
         def __init__(self, base: float, low: int, high: int, largest: float, learned: bool) -> None:
@@ -82,7 +82,7 @@ def _classes() -> tuple[Any, Any, Any]:
         def forward(self, x: Any) -> Any:
             return _rounded().apply(x, self.scale, self.low, self.high, -1) if self.enabled else x
 
-    class WeightQuantizer(nn.Module):  # type: ignore[misc]
+    class WeightQuantizer(nn.Module):  # type: ignore[misc, name-defined]
         """Symmetric codes of a weight, within +-limit, one scale an index of `axis` (None: one in all)."""
 
         def __init__(
@@ -116,7 +116,7 @@ def _classes() -> tuple[Any, Any, Any]:
                 return self.weight
             return _rounded().apply(self.weight, self._shaped(), -self.limit, self.limit, self.paired)
 
-    class BiasQuantizer(nn.Module):  # type: ignore[misc]
+    class BiasQuantizer(nn.Module):  # type: ignore[misc, name-defined]
         """An int32 bias at the scale of its sum: that of the input times that of the weight."""
 
         def __init__(self, bias: Any, activation: Any, weight: Any) -> None:
@@ -152,7 +152,7 @@ def activation_quantizer(base: float, low: int, high: int, *, largest: float, le
 def weight_quantizer(
     weight: Any, base: Any, *, axis: int | None, limit: int, paired: int, learned: bool
 ) -> Any:
-    """A fake quantizer that holds the parameter `weight`; `paired` is the axis whose pairs are capped, or -1."""
+    """A fake quantizer that holds the parameter `weight`; of axis `paired` (-1: of none) pairs are capped."""
     return _classes()[1](weight, base, axis, limit, paired, learned)
 
 

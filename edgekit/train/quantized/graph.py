@@ -139,12 +139,12 @@ class _Emitters:
         self.groups: dict[str, tuple[str, Any]] = {}  # representative -> (path, quantizer)
 
     def fold_stored_weights(self) -> dict[str, NDArray[Any]]:
-        """The dequantized weights of recurrent layers, by name: they compute in float and stay as they are."""
+        """The dequantized weights of recurrent layers, by name: they stay as they are."""
         folded = {}
         for node in self.result.proto.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
-                if self.readers[node.output[0]][0].op_type in RECURRENT:
-                    folded[node.output[0]] = self._dequantized(node)
+            coded = node.op_type == "DequantizeLinear" and node.input[0] in self.constants
+            if coded and self.readers[node.output[0]][0].op_type in RECURRENT:
+                folded[node.output[0]] = self._dequantized(node)
         return folded
 
     def _dequantized(self, node: NodeProto) -> NDArray[Any]:

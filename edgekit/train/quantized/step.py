@@ -1,0 +1,180 @@
+"""The step: QDQ graphs in, the same graphs with trained codes and scales out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core.codec import decode, encode
+from edgekit.core.files import atomic_file
+from edgekit.core.model import Signature
+from edgekit.core.packages import require
+from edgekit.core.qat import QatOptions
+from edgekit.core.target import Int8Policy
+from edgekit.core.training import DistillationOptions, TrainingOptions
+from edgekit.errors import UsageError
+from edgekit.quantize.graph_index import index_graph
+from edgekit.quantize.placement import place
+from edgekit.train.data import TrainingData, training_data
+from edgekit.train.from_graph import trainable
+from edgekit.train.judging import Judge, settled_metric, tensors
+from edgekit.train.loop import Trained, train
+from edgekit.train.losses import Objective, label_loss, output_forms
+from edgekit.train.quantized.export import trained_graph
+from edgekit.train.quantized.graph import Quantized, Ranges, fake_quantized
+from edgekit.train.quantized.several import in_turn
+from edgekit.train.teaching import Teacher, matching_layers, named_call
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["open_graphs", "train_graphs", "train_quantized_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """The float network: the graph that was quantized, and the file that teaches."""
+
+    proto: ModelProto
+    path: Path
+
+
+def train_quantized_file(
+    *,
+    model: str,
+    graphs: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+    signature: dict[str, Any],
+    distillation: dict[str, Any] | None = None,
+    keep: Sequence[str] = (),
+    leave_float: bool = True,
+    checkpoint: str = "",
+) -> dict[str, Any]:
+    """Step: train QDQ graphs, each {"qdq", "policy", "out"}, and write what came out to their "out".
+
+    `model` is the float ONNX file they were quantized from, `keep` and `leave_float` as they were then.
+    Returns {"metric", "initial", "score", "best", "epochs"}.
+    """
+    onnx = require("onnx", needed_for="quantization-aware training")
+    require("torch", needed_for="quantization-aware training")
+    chosen = decode(QatOptions, options, where="qat")
+    soft = decode(DistillationOptions, distillation, where="distill") if distillation is not None else None
+    source = _Source(proto=onnx.load(model), path=Path(model))
+    data = training_data(
+        chosen.training, decode(Signature, signature, where="signature"), need_labels=False
+    )
+    policies = [decode(Int8Policy, g["policy"], where="policy") for g in graphs]
+    paths = [Path(g["qdq"]) for g in graphs]
+    opened = open_graphs(source.proto, paths, policies, chosen, keep=keep, leave_float=leave_float)
+    place_ = Path(checkpoint) if checkpoint else None
+    done = train_graphs(opened, source.path, data, chosen.training, distillation=soft, checkpoint=place_)
+    for quantized, graph in zip(opened, graphs, strict=True):
+        trained = trained_graph(quantized)
+        with atomic_file(Path(graph["out"])) as temporary:
+            temporary.write_bytes(trained.SerializeToString(deterministic=True))
+    if place_ is not None:
+        place_.unlink(missing_ok=True)
+    answer: dict[str, Any] = encode(done)
+    return answer
+
+
+def open_graphs(
+    model: ModelProto,
+    graphs: Sequence[Path],
+    policies: Sequence[Int8Policy],
+    options: QatOptions,
+    *,
+    keep: Sequence[str] = (),
+    leave_float: bool = True,
+) -> list[Quantized]:
+    """The QDQ graphs of `model` by their policies, as modules; of several, weights are shared."""
+    index = index_graph(model)
+    learned = options.ranges == "learned"
+    ranges = Ranges(activations=learned, weights=learned)
+    shared: dict[str, Any] | None = {} if len(graphs) > 1 else None
+    return [
+        fake_quantized(
+            path, model, place(index, policy, keep=keep, leave_float=leave_float), policy, ranges=ranges,
+            shared=shared,
+        )
+        for path, policy in zip(graphs, policies, strict=True)
+    ]  # fmt: skip
+
+
+def train_graphs(
+    graphs: Sequence[Quantized],
+    source: Path,
+    data: TrainingData,
+    options: TrainingOptions,
+    *,
+    distillation: DistillationOptions | None = None,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Train modules that share weights, in turn, in place.
+
+    The float network `source` (an ONNX file) is the teacher where `distillation` is given, and where the
+    samples carry no labels. Raises what `edgekit.train.loop.train` raises, and `UsageError` for batches that
+    the graph cannot take.
+    """
+    modules = [g.module for g in graphs]
+    module = modules[0] if len(modules) == 1 else in_turn(modules)
+    if module.meta["batch"] and options.batch_size > 1:
+        raise UsageError(
+            f"this graph takes one sample at a time: {module.meta['batch']}", hint="batch_size = 1"
+        )
+    objective, output = _objective(module, source, data, options, distillation)
+    judge = None
+    if data.validation:
+        metric = settled_metric(options.metric, objective, data)
+        judge = Judge(objective=objective, data=data, metric=metric, output=output)
+
+    def turn(step: int, steps: int) -> None:
+        module.turn = step
+
+    several = turn if len(modules) > 1 else None
+    return train(
+        module, objective, data, options, judge=judge, checkpoint=checkpoint, before_step=several
+    )
+
+
+def _objective(
+    module: Any,
+    source: Path,
+    data: TrainingData,
+    options: TrainingOptions,
+    distillation: DistillationOptions | None,
+) -> tuple[Objective, str]:
+    """What is made small, and the output that labels belong to."""
+    onnx = require("onnx")
+    torch = require("torch")
+    proto = onnx.load(str(source))
+    forms = output_forms(proto)
+    output = options.output or module.meta["outputs"][0]
+    if output not in module.meta["outputs"] or (len(module.meta["outputs"]) > 1 and not options.output):
+        names = ", ".join(module.meta["outputs"])
+        if data.has_labels or options.output:
+            raise UsageError(f"output: got {options.output!r}, the model has {names}", hint="name one")
+    labels = data.labels()
+    wanted = labels is not None and (distillation is None or distillation.label_weight > 0)
+    loss = None
+    if wanted and labels is not None:
+        with torch.no_grad():
+            example = named_call(module, tensors(data.batch(0))[0])[output].numpy()
+        loss = label_loss(
+            options.loss, output, example, labels, form=forms[output], smoothing=options.label_smoothing
+        )
+    teacher = None
+    if distillation is not None or loss is None:
+        soft = distillation or DistillationOptions()
+        network = trainable(source)
+        if soft.features:
+            raise UsageError(
+                "features: quantization-aware training compares outputs alone", hint="leave features out"
+            )
+        teacher = Teacher(module=network, layers=matching_layers(network, soft.features))
+    objective = Objective(
+        labels=loss, teacher=teacher, distillation=distillation or DistillationOptions(), forms=forms
+    )
+    return objective, output
