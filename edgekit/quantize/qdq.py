@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.core.recipe import QuantizationOptions
 from edgekit.core.target import Int8Policy
 from edgekit.quantize.calibrate import Calibration
+from edgekit.quantize.flat_ends import trimmed
 from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import Placement, WeightedNode, place
@@ -52,7 +53,8 @@ def quantize(
     quantized.CopyFrom(model)
     index = index_graph(quantized)
     placement = place(index, policy, keep=options.keep, leave_float=options.leave_float)
-    writer = _Writer(index, placement, _affines(placement, calibration.for_policy(policy), policy), policy)
+    affines = _affines(placement, trimmed(index, calibration.for_policy(policy)), policy)
+    writer = _Writer(index, placement, affines, policy)
     weights = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
     for node in placement.weighted:
         writer.write_weight(node, weights[node.name])
@@ -77,7 +79,7 @@ def code_weights(
     """The weight and bias of every node that the policy codes, by its name; each value is coded by itself."""
     index = index_graph(model)
     placement = place(index, policy, keep=options.keep, leave_float=options.leave_float)
-    affines = _affines(placement, calibration.for_policy(policy), policy)
+    affines = _affines(placement, trimmed(index, calibration.for_policy(policy)), policy)
     nodes = {n.name: n for n in model.graph.node}
     means = calibration.means if options.bias_correction != "none" else {}
     return {
