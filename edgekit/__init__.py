@@ -16,6 +16,7 @@ _PUBLIC = {
     "validate": "edgekit.api",
     "benchmark": "edgekit.api",
     "analyze": "edgekit.api",
+    "train_quantized": "edgekit.api",
     "run": "edgekit.api",
     "Recipe": "edgekit.core.recipe",
     "Target": "edgekit.core.target",

@@ -1,4 +1,4 @@
-"""The verbs, as functions: open, convert, validate, benchmark, analyze, run.
+"""The verbs, as functions: open, convert, train_quantized, validate, benchmark, analyze, run.
 
 The command line has the same words.
 """
@@ -19,6 +19,7 @@ from edgekit.core.beside import Beside
 from edgekit.core.events import Listener, silent
 from edgekit.core.files import new_folder
 from edgekit.core.model import Model
+from edgekit.core.qat import QatOptions
 from edgekit.core.recipe import (
     BenchmarkOptions,
     Budgets,
@@ -35,6 +36,7 @@ from edgekit.core.report import Report
 from edgekit.core.samples.spool import spool
 from edgekit.core.sensitivity import Sensitivity
 from edgekit.core.target import Precision
+from edgekit.core.training import DistillationOptions, TrainingOptions
 from edgekit.errors import UsageError
 from edgekit.formats.in_memory import source_file
 from edgekit.measure.verdict import judge
@@ -49,7 +51,7 @@ from edgekit.search.analyze import AnalysisOptions
 from edgekit.search.analyze import analyze as _analyze
 from edgekit.search.rescue import Rescuer
 
-__all__ = ["analyze", "benchmark", "convert", "open", "run", "validate"]
+__all__ = ["analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate"]
 
 Data = str | Path | DataSource | Mapping[str, NDArray[Any]] | Iterable[Any]
 
@@ -142,6 +144,64 @@ def convert(
                 layout=layout,
                 labels=str(labels),
                 allow_refused=tuple(allow_refused),
+                overwrite=overwrite,
+                deadline_s=deadline_s,
+            ),
+            on_event=on_event,
+        )
+
+
+def train_quantized(
+    source: str | Path | Any,
+    *,
+    targets: Sequence[str],
+    output: str | Path,
+    training: Data | TrainingOptions,
+    calibration: Data | CalibrationOptions | None = None,
+    distill: DistillationOptions | None = None,
+    ranges: Literal["learned", "observed"] = "learned",
+    quantization: QuantizationOptions | None = None,
+    validation: ValidationOptions | None = None,
+    budgets: Budgets | None = None,
+    state: str | Path = "",
+    trust: bool = False,
+    signature: str = "",
+    custom_objects: str | Path = "",
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    overwrite: bool = False,
+    deadline_s: float = 3600.0,
+    on_event: Listener = silent,
+) -> Report:
+    """Quantize a model for every target, train the int8 graphs together, and lower what came out.
+
+    `training` is `TrainingOptions`, or samples as `convert` takes them for calibration; with "labels" among
+    the arrays they are learned, without the answers of the float network are, as with `distill`.
+    `calibration` is by default the first source of the training samples. The rest is as in `convert`.
+    Raises `EdgekitError`; nothing is written then, but a run that was interrupted goes on where it stopped.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+        file, own = stack.enter_context(source_file(source, example_inputs))
+        if not isinstance(training, TrainingOptions):
+            training = TrainingOptions(data=(_data(training, scratch),))
+        if calibration is None:
+            calibration = CalibrationOptions(data=training.data[0])
+        if not isinstance(calibration, CalibrationOptions):
+            place = scratch / "calibration"
+            place.mkdir()
+            calibration = CalibrationOptions(data=_data(calibration, place))
+        return run(
+            Recipe(
+                source=_source(file, state, trust or own, shapes, None, signature, custom_objects),
+                targets=tuple(targets),
+                output=str(output),
+                calibration=calibration,
+                quantization=quantization or QuantizationOptions(),
+                qat=QatOptions(training=training, ranges=ranges),
+                distill=distill,
+                validation=validation,
+                budgets=budgets or Budgets(),
                 overwrite=overwrite,
                 deadline_s=deadline_s,
             ),

@@ -15,13 +15,14 @@ from edgekit.errors import UsageError, nearest
 
 __all__ = ["COMMANDS", "parse"]
 
-# name -> what it does in a line; edgekit/cli/<name>.py is imported when it is chosen
+# name -> what it does in a line; edgekit/cli/<name>.py (- as _) is imported when it is chosen
 COMMANDS = {
     "convert": "lower a model for every target and precision you name",
     "validate": "judge every artifact beside the source model on the same samples",
     "analyze": "rank the nodes of a model by the damage that int8 does there",
     "benchmark": "latency, size and memory of every artifact beside the float source",
     "run": "everything from one recipe: convert, validate, benchmark, verdict",
+    "train-quantized": "train int8 graphs on samples, as the engines will compute them",
     "samples": "show what a model would be fed, and whether it is prepared as in training",
     "targets": "list the targets and what each can do",
     "inspect": "signature, operators and size of a model or an artifact",
@@ -103,7 +104,7 @@ def _build(chosen: str) -> tuple[argparse.ArgumentParser, argparse.ArgumentParse
         if name != chosen:
             group.add_parser(name, help=summary)
             continue
-        module = import_module(f"edgekit.cli.{name}")
+        module = import_module(f"edgekit.cli.{name.replace('-', '_')}")
         built = group.add_parser(
             name,
             help=summary,

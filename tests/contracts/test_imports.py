@@ -83,20 +83,21 @@ def test_help_takes_less_than_150_ms(words: list[str]) -> None:
 def test_public_names_are_pinned() -> None:
     assert edgekit.__all__ == [
         "__version__", "Artifact", "EdgekitError", "Model", "Recipe", "Report", "Samples", "Session",
-        "Target", "analyze", "benchmark", "convert", "open", "run", "validate",
+        "Target", "analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate",
     ]  # fmt: skip
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     from edgekit import api, cli, runtime
 
-    assert api.__all__ == ["analyze", "benchmark", "convert", "open", "run", "validate"]
+    assert api.__all__ == ["analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate"]
     assert cli.__all__ == ["main"]
     assert runtime.__all__ == ["Manifest", "Session", "read_manifest"]
 
 
 def test_the_commands_are_pinned() -> None:
     assert list(COMMANDS) == [
-        "convert", "validate", "analyze", "benchmark", "run", "samples", "targets", "inspect", "doctor",
+        "convert", "validate", "analyze", "benchmark", "run", "train-quantized", "samples", "targets", "inspect",
+        "doctor",
     ]  # fmt: skip
 
 
