@@ -96,8 +96,8 @@ def test_public_names_are_pinned() -> None:
 
 def test_the_commands_are_pinned() -> None:
     assert list(COMMANDS) == [
-        "convert", "validate", "analyze", "benchmark", "run", "train-quantized", "samples", "targets", "inspect",
-        "doctor",
+        "convert", "validate", "analyze", "benchmark", "run", "train-quantized", "samples", "targets",
+        "inspect", "doctor",
     ]  # fmt: skip
 
 
