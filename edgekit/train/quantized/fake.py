@@ -74,13 +74,34 @@ def _classes() -> tuple[Any, Any, Any]:
             self.register_buffer("base", torch.tensor(base, dtype=torch.float32))
             self.delta = nn.Parameter(torch.zeros(()), requires_grad=learned)
             self.low, self.high, self.largest, self.enabled = float(low), float(high), largest, True
+            self.sums: tuple[Any, ...] = ()  # of an integer sum: quantizers of input and weight, channel axis
 
         @property
         def scale(self) -> Any:
-            return (self.base * self.delta.exp()).clamp_max(self.largest)
+            """A float32 value, as in the file, whatever the module computes in."""
+            return (self.base.float() * self.delta.float().exp()).clamp_max(self.largest)
 
         def forward(self, x: Any) -> Any:
-            return _rounded().apply(x, self.scale, self.low, self.high, -1) if self.enabled else x
+            if not self.enabled:
+                return x
+            if self.sums and not self.training:
+                return self.as_kernels(x)
+            return _rounded().apply(x, self.scale.to(x.dtype), self.low, self.high, -1)
+
+        def as_kernels(self, x: Any) -> Any:
+            """x, rounded as integer kernels round: float32(sum) * float32(multiplier), half to even.
+
+            One in a million values lies so near to the edge of two codes that the float32 product decides
+            (ONNX Runtime, XNNPACK; both multiply the scales before they divide).
+            """
+            source, weight, axis = self.sums
+            step = (source.scale * weight.scale).float()
+            shape = [1] * x.dim()
+            shape[axis] = -1
+            step = step.reshape(shape) if step.dim() else step
+            sums = (x.double() / step.double()).round().float()
+            codes = (sums * (step / self.scale)).round().clamp(self.low, self.high)
+            return codes.to(x.dtype) * self.scale.to(x.dtype)
 
     class WeightQuantizer(nn.Module):  # type: ignore[misc, name-defined]
         """Symmetric codes of a weight, within +-limit, one scale an index of `axis` (None: one in all)."""
@@ -96,12 +117,12 @@ def _classes() -> tuple[Any, Any, Any]:
 
         @property
         def scale(self) -> Any:
-            """One value an index of `axis`."""
-            return self.base * self.delta.exp()
+            """One value an index of `axis`; float32, as in the file."""
+            return self.base.float() * self.delta.float().exp()
 
         def codes(self) -> Any:
             """The integers, as floats."""
-            codes = (self.weight / self._shaped()).round().clamp(-self.limit, self.limit)
+            codes = (self.weight.float() / self._shaped()).round().clamp(-self.limit, self.limit)
             return codes if self.paired < 0 else capped(codes, self.paired)
 
         def _shaped(self) -> Any:
@@ -114,6 +135,8 @@ def _classes() -> tuple[Any, Any, Any]:
         def forward(self) -> Any:
             if not self.enabled:
                 return self.weight
+            if not self.training:
+                return self.codes().to(self.weight.dtype) * self._shaped().to(self.weight.dtype)
             return _rounded().apply(self.weight, self._shaped(), -self.limit, self.limit, self.paired)
 
     class BiasQuantizer(nn.Module):  # type: ignore[misc, name-defined]

@@ -136,7 +136,7 @@ class _Emitters:
                 self.readers.setdefault(name, []).append(node)
             self.makers.update(dict.fromkeys(node.output, node))
         self.weighted = {w.name: w for w in placement.weighted}
-        self.groups: dict[str, tuple[str, Any]] = {}  # representative -> (path, quantizer)
+        self.groups: dict[str, Any] = {}  # representative -> its first quantizer, whose scale all share
 
     def fold_stored_weights(self) -> dict[str, NDArray[Any]]:
         """The dequantized weights of recurrent layers, by name: they stay as they are."""
@@ -159,15 +159,32 @@ class _Emitters:
     def quantize(self, op: Op) -> Any:
         """A QuantizeLinear: the fake quantizer of the tensor's group."""
         representative = self._representative(op.node)
-        if representative not in self.groups:
-            quantizer = self._activation(op, representative)
-            path = op.builder.unique(f"{representative}_quantizer")
-            op.builder.root.add_module(path, quantizer)
-            self.groups[representative] = (path, quantizer)
-        path, quantizer = self.groups[representative]
-        self._check(op.node, quantizer)
+        quantizer = self._activation(op, representative)
+        first = self.groups.setdefault(representative, quantizer)
+        if float(first.base) != float(quantizer.base):
+            raise InternalError(f"{op.node.name}: tensors that share a scale differ in it")
+        quantizer.delta = first.delta
+        quantizer.sums = self._sums(op.node.input[0])
+        path = op.builder.unique(f"{op.node.input[0]}_quantizer")
+        op.builder.root.add_module(path, quantizer)
         self.result.activations[op.node.name] = quantizer
         return op.builder.graph.call_module(path, (op.tensor(0),))
+
+    def _sums(self, tensor: str) -> tuple[Any, ...]:
+        """The quantizers of an integer sum that makes a tensor, through a Relu or Clip, and its channel axis."""
+        node = self.makers.get(tensor)
+        if node is not None and node.op_type in ("Relu", "Clip"):
+            node = self.makers.get(node.input[0])
+        if node is None or node.name not in self.weighted:
+            return ()
+        axis = 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+        return (*self._sources(node), axis)
+
+    def _sources(self, node: NodeProto) -> tuple[Any, Any]:
+        """The quantizers of a weighted node's input and weight."""
+        made = self.makers[node.input[0]]  # the DequantizeLinear of the input
+        weight = self.result.weights[self.makers[node.input[1]].name]
+        return self.result.activations[self.makers[made.input[0]].name], weight
 
     def _representative(self, node: NodeProto) -> str:
         raw = str(node.input[0])
@@ -178,10 +195,6 @@ class _Emitters:
         reader = self.readers[pair.output[0]][0]
         outputs = [str(o).removesuffix("_float") for o in reader.output]
         return self.placement.group[next(o for o in outputs if o in self.placement.group)]
-
-    def _check(self, node: NodeProto, quantizer: Any) -> None:
-        if float(self.constants[node.input[1]]) != float(quantizer.base):
-            raise InternalError(f"{node.name}: tensors that share a scale differ in it")
 
     def _activation(self, op: Op, representative: str) -> Any:
         scale, zero = float(op.constant(1)), int(op.constant(2))  # type: ignore[arg-type]
@@ -250,9 +263,7 @@ class _Emitters:
 
     def _bias(self, node: NodeProto, reader: NodeProto) -> Any:
         torch = require("torch")
-        made = self.makers[reader.input[0]]  # the DequantizeLinear of the input
-        activation = self.result.activations[self.makers[made.input[0]].name]
-        weight = self.result.weights[self.makers[reader.input[1]].name]
+        activation, weight = self._sources(reader)
         values = torch.from_numpy(self._dequantized_bias(node))
         return bias_quantizer(torch.nn.Parameter(values), activation, weight)
 
