@@ -26,7 +26,7 @@ from edgekit.formats.torch_outputs import named_outputs, tensors_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Exporter", "export"]
+__all__ = ["Exporter", "export", "opened"]
 
 Exporter = Literal["legacy", "dynamo"]
 _LEGACY_OPSETS = tuple(range(CANONICAL_OPSET, 16, -1))  # below 17 LayerNormalization would be taken apart
@@ -45,7 +45,7 @@ def export(kind: ModelFormat, options: dict[str, Any], exporter: Exporter, out: 
     asked = decode(SourceOptions, options, where="source")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with _opened(kind, asked) as source, torch.no_grad():
+    with opened(kind, asked) as source, torch.no_grad():
         names, count, notes = _answer_sets(source, folder, asked.model)
         said = _write(source, kind, exporter, names, folder / "exported.onnx", asked.model)
         fixed = {name: list(t.shape) for name, t in source.inputs.items()}
@@ -53,7 +53,8 @@ def export(kind: ModelFormat, options: dict[str, Any], exporter: Exporter, out: 
 
 
 @contextlib.contextmanager
-def _opened(kind: ModelFormat, asked: SourceOptions) -> Iterator[TorchSource]:
+def opened(kind: ModelFormat, asked: SourceOptions) -> Iterator[TorchSource]:
+    """The source, loaded; a module in memory ("torch-module") is borrowed, and its process kept quiet."""
     if kind == "torch-module":
         with borrowed(asked) as source, _quiet():
             yield source

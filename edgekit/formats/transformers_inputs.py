@@ -96,13 +96,7 @@ def encoder_examples(model: Any, options: SourceOptions) -> Examples:
 def _image(config: Any, options: SourceOptions) -> tuple[int, ...]:
     size = getattr(config, "image_size", None)
     if size is None:
-        if "pixel_values" in options.shapes:
-            return tuple(options.shapes["pixel_values"])
-        raise UsageError(
-            "config.json says no image_size",
-            where=options.model,
-            hint="give --shape pixel_values=1,3,224,224",
-        )
+        return _given("pixel_values", options, lacks="image_size", example="1,3,224,224")
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return 1, int(getattr(config, "num_channels", 3)), height, width
 
@@ -110,11 +104,14 @@ def _image(config: Any, options: SourceOptions) -> tuple[int, ...]:
 def _spectrum(config: Any, options: SourceOptions) -> tuple[int, ...]:
     bands, steps = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
     if bands is None or steps is None:
-        if "input_features" in options.shapes:
-            return tuple(options.shapes["input_features"])
-        raise UsageError(
-            "config.json says no size of input_features",
-            where=options.model,
-            hint="give --shape input_features=1,80,3000",
-        )
+        return _given("input_features", options, lacks="size of input_features", example="1,80,3000")
     return 1, int(bands), 2 * int(steps)  # Whisper halves the steps
+
+
+def _given(name: str, options: SourceOptions, *, lacks: str, example: str) -> tuple[int, ...]:
+    """The shape that `options` give an input whose size the configuration lacks."""
+    if name not in options.shapes:
+        raise UsageError(
+            f"config.json says no {lacks}", where=options.model, hint=f"give --shape {name}={example}"
+        )
+    return tuple(options.shapes[name])

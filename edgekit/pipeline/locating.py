@@ -24,6 +24,10 @@ Locate = Callable[[Path, Path], str]
 _INNER: dict[ModelFormat, tuple[str, Mapping[str, str]]] = {
     "keras": ("edgekit.pipeline.reading_tf:inner_values", ENVIRONMENT),
     "saved-model": ("edgekit.pipeline.reading_tf:inner_values", ENVIRONMENT),
+    "torch": ("edgekit.formats.torch_inner:inner_values", {}),
+    "torch-module": ("edgekit.formats.torch_inner:inner_values", {}),
+    "torch-export": ("edgekit.formats.torch_inner:inner_values", {}),
+    "transformers": ("edgekit.formats.torch_inner:inner_values", {}),
 }
 
 
@@ -66,7 +70,13 @@ def in_source(
                 "kind": kind, "options": encode(source), "exporter": exporter, "inputs": str(inputs),
                 "values": str(values),
             }  # fmt: skip
-            answer = child.run(step, arguments, label="look into the source")
+            label = "look into the source"
+            if kind == "torch-module":  # it cannot be taken to another process
+                from edgekit.formats.torch_inner import inner_values
+
+                answer = runner.run_here(inner_values, arguments, label=label)
+            else:
+                answer = child.run(step, arguments, label=label)
             found = runner.run(
                 "edgekit.graph.locate:first_value",
                 {"values": str(values), "graph": str(exported), "inputs": str(inputs),
