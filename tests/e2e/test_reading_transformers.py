@@ -93,9 +93,9 @@ def test_what_cannot_be_read_says_what_to_do(read, name, words):
         assert word in read[0][name]["text"]
 
 
-def samples(name: str, folder: Path, count: int = 12) -> dict[str, np.ndarray]:
+def samples(name: str, folder: Path, count: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
     """Calibration samples: other values of the kinds of the example."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     made = {}
     for key, example in load_arrays(folder / "read" / name / "0.inputs.npz").items():
         shape = (count, *example.shape[1:]) if example.ndim > 1 else (count,)
@@ -113,7 +113,11 @@ def samples(name: str, folder: Path, count: int = 12) -> dict[str, np.ndarray]:
 @pytest.mark.conformance
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part_becomes_every_artifact(read, tmp_path, name):
-    """float32 within 1e-4 of PyTorch's own answers; int8 above 15 dB (measured, untrained: 17.7 to 27.8)."""
+    """float32 within 1e-4 of PyTorch's own answers; int8 above 15 dB of float32 on unseen samples.
+
+    Several of them: some of these untrained networks give three numbers, whose ratio scatters by several dB
+    (measured over eight samples: 15.2 to 27.4, cached states 39.9 to 42.5).
+    """
     model, signature, shapes = CASES[name]
     report = api.convert(
         read[1] / model, signature=signature, shapes=shapes, targets=TARGETS, precisions=("float32", "int8"),
@@ -124,19 +128,26 @@ def test_a_part_becomes_every_artifact(read, tmp_path, name):
     ]
     inputs = load_arrays(read[1] / "read" / name / "0.inputs.npz")
     expected = load_arrays(read[1] / "read" / name / "0.outputs.npz")
+    unseen = samples(name, read[1], count=8, seed=1)
+    rows = [{key: values[i : i + 1] for key, values in unseen.items()} for i in range(8)]
     for target in TARGETS:
+        got = {}
         for precision in ("float32", "int8"):
             with Session(tmp_path / "out" / target / precision, layout="source") as session:
-                got = session.run({io.name: inputs[io.name] for io in session.inputs})
-            assert got.keys() == expected.keys()
-            for key, values in expected.items():
-                noise = np.square(got[key].astype(np.float64) - values).sum()
+                names = [io.name for io in session.inputs]
                 if precision == "float32":
-                    error = np.abs(got[key] - values).max()
-                    assert error <= 1e-4 * np.abs(values).max() + 1e-6, (target, key)
-                else:
-                    ratio = np.square(values.astype(np.float64)).sum() / max(noise, 1e-30)
-                    assert 10 * np.log10(ratio) >= 15, (target, key)
+                    plain = session.run({key: inputs[key] for key in names})
+                got[precision] = [session.run({key: row[key] for key in names}) for row in rows]
+        assert plain.keys() == expected.keys()
+        for key, values in expected.items():
+            error = np.abs(plain[key] - values).max()
+            assert error <= 1e-4 * np.abs(values).max() + 1e-6, (target, key)
+            signal, rounded = (
+                np.concatenate([answer[key].ravel() for answer in got[precision]]).astype(np.float64)
+                for precision in ("float32", "int8")
+            )
+            ratio = np.square(signal).sum() / max(np.square(signal - rounded).sum(), 1e-30)
+            assert 10 * np.log10(ratio) >= 15, (target, key)
 
 
 @pytest.mark.conformance
