@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from edgekit.core.large_tensors import is_hollow, load_hollow, made_hollow, without_hollow
 from edgekit.core.packages import require
 from edgekit.errors import Reason, Unsupported, UsageError
 
@@ -19,24 +20,24 @@ _DAMAGED = "the file is truncated or damaged: copy or download it again, or expo
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
-def load_onnx(path: Path) -> ModelProto:
-    """The model of an ONNX file, valid and complete in memory.
+def load_onnx(path: Path, *, weights: Literal["loaded", "in the file"] = "loaded") -> ModelProto:
+    """The model of an ONNX file, valid and complete; with "in the file" its large initializers are hollow.
 
     Raises `UsageError` for a file that is not ONNX, is truncated, lacks its external data, is refused by the
     ONNX checker or has an opset outside those edgekit reads; `Unsupported` names every node whose operator is
     not a standard one.
     """
     onnx = require("onnx", needed_for="reading ONNX files")
-    model = _parse(path)
+    model = _parse(path, weights)
     _check_opset(model, path)
-    _bring_external_data(model, path)
+    _bring_external_data(model, path, weights)
     _sort_nodes(model.graph)
     _check_operators(model, path)
     if any(not v.type.tensor_type.HasField("shape") for v in model.graph.output):
         # Runtimes take an output without a shape; the checker does not.
         model = onnx.shape_inference.infer_shapes(model)
     try:
-        onnx.checker.check_model(model, full_check=False)
+        model = without_hollow(model, _checked)
     except onnx.checker.ValidationError as err:
         raise UsageError(
             f"the ONNX checker refuses this model: {_first_lines(err)}",
@@ -46,19 +47,26 @@ def load_onnx(path: Path) -> ModelProto:
     return model
 
 
+def _checked(model: ModelProto) -> ModelProto:
+    require("onnx").checker.check_model(model, full_check=False)
+    return model
+
+
 def external_files(path: Path) -> list[str]:
     """The external data files an ONNX file refers to, sorted. Raises `UsageError` when one is missing."""
-    tensors = _external_tensors(_parse(path).graph)
+    tensors = _external_tensors(_parse(path, "in the file").graph, path)
     return [str(path.parent / name) for name in sorted(_locations(tensors, path))]
 
 
-def _parse(path: Path) -> ModelProto:
+def _parse(path: Path, weights: str) -> ModelProto:
     onnx = require("onnx", needed_for="reading ONNX files")
     decode_error = require("google.protobuf.message").DecodeError
-    data = path.read_bytes()
     model: ModelProto = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        if weights == "loaded":
+            model.ParseFromString(path.read_bytes())
+        else:
+            load_hollow(path, model)
     except decode_error as err:
         raise UsageError(f"not a valid ONNX file: {err}", where=str(path), hint=_DAMAGED) from err
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
@@ -101,18 +109,33 @@ def _check_operators(model: ModelProto, path: Path) -> None:
         raise Unsupported(message, where=str(path), reasons=reasons)
 
 
-def _bring_external_data(model: ModelProto, path: Path) -> None:
-    tensors = _external_tensors(model.graph)
+def _bring_external_data(model: ModelProto, path: Path, weights: str) -> None:
+    tensors = _external_tensors(model.graph, path)
     if not tensors:
         return
     _locations(tensors, path)
     onnx = require("onnx")
     try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent.absolute()))
+        leave = {id(t) for t in model.graph.initializer} if weights != "loaded" else set()
+        for tensor in tensors:
+            if id(tensor) not in leave or not _left(tensor, path):
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent.absolute()))
+                tensor.ClearField("external_data")
+                tensor.data_location = onnx.TensorProto.DEFAULT
     except (onnx.checker.ValidationError, ValueError, OSError) as err:
         raise UsageError(
             f"the external data cannot be read: {_first_lines(err)}", where=str(path), hint=_DAMAGED
         ) from err
+
+
+def _left(tensor: TensorProto, path: Path) -> bool:
+    """Let the tensor's data lie where it is, where that is plain to find."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    file = path.parent / entries["location"]
+    if file.is_symlink() or not tensor.name:
+        return False
+    offset = int(entries.get("offset", 0))
+    return made_hollow(tensor, file, offset, int(entries.get("length", file.stat().st_size - offset)))
 
 
 def _locations(tensors: list[TensorProto], path: Path) -> set[str]:
@@ -141,14 +164,15 @@ def _locations(tensors: list[TensorProto], path: Path) -> set[str]:
     return names
 
 
-def _external_tensors(graph: GraphProto) -> list[TensorProto]:
-    external = require("onnx").TensorProto.EXTERNAL
-    found = [t for t in graph.initializer if t.data_location == external]
+def _external_tensors(graph: GraphProto, path: Path) -> list[TensorProto]:
+    """Those whose data lies in another file than the model's own."""
+    own = str(path.absolute())
+    found = [t for t in graph.initializer if is_hollow(t) and own not in (e.value for e in t.external_data)]
     for node in graph.node:
         for attribute in node.attribute:
-            found += [t for t in (attribute.t, *attribute.tensors) if t.data_location == external]
+            found += [t for t in (attribute.t, *attribute.tensors) if is_hollow(t)]
             for inner in _subgraphs(attribute):
-                found += _external_tensors(inner)
+                found += _external_tensors(inner, path)
     return found
 
 

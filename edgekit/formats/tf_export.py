@@ -6,16 +6,19 @@ import itertools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.core.large_tensors import save_hollow
 from edgekit.core.model import ModelFormat
 from edgekit.core.packages import require
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import Reason, Unsupported
 from edgekit.formats.tf_source import TfSource
+from edgekit.formats.tf_weights import FrozenGraph, freeze, with_weights
 
-__all__ = ["ENVIRONMENT", "Batch", "export_tf", "frozen", "load_tf"]
+__all__ = ["ENVIRONMENT", "Batch", "export_tf", "frozen", "frozen_graph", "load_tf"]
 
 Batch = Literal["dynamic-batch", "static-batch"]
 _MARKS = ("_XlaMustCompile", "_noinline")
@@ -66,16 +69,14 @@ def export_tf(source: TfSource, options: SourceOptions, batch: Batch, path: Path
         return [tf.identity(value, name=f"output_{i}") for i, value in enumerate(answer.values())]
 
     try:
-        function = frozen(network)
-        inputs, outputs = [t.name for t in function.inputs], [t.name for t in function.outputs]
-        graph_def = function.graph.as_graph_def()
-        renamed = dict(zip([*inputs, *outputs], [*specs, *names], strict=True))
-        model = _converted(graph_def, inputs, outputs, renamed)
+        graph = frozen_graph(network)
+        renamed = dict(zip([*graph.inputs, *graph.outputs], [*specs, *names], strict=True))
+        model = _converted(graph, renamed)
     except Exception as err:  # TensorFlow and tf2onnx raise anything: here it becomes a typed refusal
         traceback.print_exc()
         why = f"{type(err).__name__}: {' '.join(str(err).split())[:400]}"
         raise Unsupported("tf2onnx failed", where=options.model, reasons=[Reason(why=why)]) from err
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    save_hollow(with_weights(model, graph.weights), path, graph.weights)
 
 
 def frozen(network: Any) -> Any:
@@ -86,6 +87,18 @@ def frozen(network: Any) -> Any:
         return function
     rebuild = require("tensorflow.python.eager.wrap_function").function_from_graph_def
     return _inlined(rebuild(graph_def, [t.name for t in function.inputs], [t.name for t in function.outputs]))
+
+
+def frozen_graph(network: Any) -> FrozenGraph:
+    """As `frozen`, but as a GraphDef, without the weights that are large (see `freeze`)."""
+    graph = freeze(network.get_concrete_function())
+    if not _let_inline(graph.graph_def):
+        return graph
+    rebuild = require("tensorflow.python.eager.wrap_function").function_from_graph_def
+    inputs = [*graph.inputs, *(f"{name}:0" for name in graph.weights)]
+    inlined = _inlined(rebuild(graph.graph_def, inputs, graph.outputs))
+    outputs = [t.name for t in inlined.outputs]
+    return replace(graph, graph_def=inlined.graph.as_graph_def(), outputs=outputs)
 
 
 def _inlined(function: Any) -> Any:
@@ -120,15 +133,16 @@ def _let_inline(graph_def: Any) -> bool:
     return True
 
 
-def _converted(graph_def: Any, inputs: list[str], outputs: list[str], renamed: dict[str, str]) -> Any:
+def _converted(graph: FrozenGraph, renamed: dict[str, str]) -> Any:
     convert = require("tf2onnx.convert")
+    weights = {f"{name}:0": name for name in graph.weights}
     with _repeatable():
         model, _ = convert.from_graph_def(
-            graph_def,
-            input_names=inputs,
-            output_names=outputs,
+            graph.graph_def,
+            input_names=[*graph.inputs, *weights],
+            output_names=graph.outputs,
             opset=_OPSET,
-            tensors_to_rename=renamed,
+            tensors_to_rename={**weights, **renamed},
             custom_op_handlers={"Erfc": (_erfc, [])},
         )
     return model

@@ -22,6 +22,7 @@ from edgekit.formats.torch_inputs import TorchSource, input_sets
 from edgekit.formats.torch_load import load_torch
 from edgekit.formats.torch_module import borrowed
 from edgekit.formats.torch_outputs import named_outputs, tensors_of
+from edgekit.formats.torch_weights import weights_apart
 
 if TYPE_CHECKING:
     import torch
@@ -170,17 +171,19 @@ def _legacy(module: Any, source: TorchSource, outputs: list[str], path: Path) ->
     failure: Exception | None = None
     for opset in _LEGACY_OPSETS:
         try:
-            torch.onnx.export(
-                module,
-                tuple(source.inputs.values()),
-                str(path),
-                dynamo=False,
-                opset_version=opset,
-                # The module is in inference mode. EVAL would fold BatchNorm, which one canonical form keeps.
-                training=torch.onnx.TrainingMode.PRESERVE,
-                input_names=list(source.inputs),
-                output_names=outputs,
-            )
+            with weights_apart(path):
+                torch.onnx.export(
+                    module,
+                    tuple(source.inputs.values()),
+                    str(path),
+                    dynamo=False,
+                    opset_version=opset,
+                    # The module is in inference mode. EVAL would fold BatchNorm, which one canonical form
+                    # keeps.
+                    training=torch.onnx.TrainingMode.PRESERVE,
+                    input_names=list(source.inputs),
+                    output_names=outputs,
+                )
         except torch.onnx.errors.UnsupportedOperatorError as err:
             failure = err
             continue
@@ -201,7 +204,7 @@ def _dynamo(source: TorchSource, outputs: list[str], path: Path, kind: ModelForm
             opset_version=CANONICAL_OPSET,
             input_names=list(source.inputs),
             output_names=outputs,
-            external_data=False,
+            external_data=True,  # in one piece it would be in memory four times over
             verbose=False,
         )
     return "exported by PyTorch's dynamo exporter"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.core.codec import encode
 from edgekit.core.files import atomic_file
+from edgekit.core.large_tensors import hollow_copy, load_hollow, save_hollow, set_aside, without_hollow
 from edgekit.core.model import Signature, TensorSpec
 from edgekit.core.packages import require
 from edgekit.errors import Unsupported
@@ -68,13 +69,15 @@ def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[
     onnxsim fails.
     """
     onnx = require("onnx")
-    model = onnx.load(source)
+    model = load_hollow(Path(source), onnx.ModelProto())
     notes: tuple[str, ...] = ()
     while unroll_loops.has_loops(model):  # a loop may hold another, and its turns what another depends on
         result = unroll_loops.apply(_tidied(fold_constants.apply(_tidied(model)).model))
         model = result.model
         if not result.modified:
             break
+    while fold_constants.fold_hollow(model.graph):
+        model = set_aside(model, _free(Path(out)))
     if simplified:
         result = simplify.apply(model)
         model, notes = result.model, result.notes
@@ -87,6 +90,11 @@ def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[
     return {"signature": encode(signature_of(model)), "notes": list(notes), "unfolded": bool(kept)}
 
 
+def _free(out: Path) -> Path:
+    """A file beside `out` that is not there yet."""
+    return next(p for i in range(1000) if not (p := out.with_name(f"{out.name}.{i}.weights")).exists())
+
+
 def _rewritten(model: ModelProto, passes: Iterable[ModuleType]) -> ModelProto:
     for one in passes:
         model = one.apply(model).model
@@ -94,7 +102,6 @@ def _rewritten(model: ModelProto, passes: Iterable[ModuleType]) -> ModelProto:
 
 
 def _write(model: ModelProto, out: str) -> None:
-    onnx = require("onnx")
     if random := random_operators.random_nodes(model):
         raise Unsupported("the model draws random numbers", reasons=random[:12])
     reasons = infer_shapes.unknown_shapes(model)
@@ -104,19 +111,24 @@ def _write(model: ModelProto, out: str) -> None:
             reasons=reasons[:12],
             hint="end the model before the first of them, and do what follows in your own code",
         )
-    onnx.checker.check_model(model, full_check=True)
+    without_hollow(hollow_copy(model), _checked)
     save_model(model, Path(out))
+
+
+def _checked(model: ModelProto) -> ModelProto:
+    require("onnx").checker.check_model(model, full_check=True)
+    return model
 
 
 def save_model(model: ModelProto, path: Path) -> None:
     """Write the model in one file, the same bytes for the same model. Raises `Unsupported` above 2 GB."""
-    if model.ByteSize() > _LARGEST_BYTES:
-        raise Unsupported(
-            f"the graph takes {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds at most 2",
-            hint="edgekit is for models that fit small devices: prune or split this one first",
-        )
     with atomic_file(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        save_hollow(model, temporary)
+        if (size := temporary.stat().st_size) > _LARGEST_BYTES:
+            raise Unsupported(
+                f"the graph takes {size / 2**30:.1f} GiB; one ONNX file holds at most 2",
+                hint="edgekit is for models that fit small devices: prune or split this one first",
+            )
 
 
 def signature_of(model: ModelProto) -> Signature:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.core.large_tensors import without_hollow
 from edgekit.core.model import CANONICAL_OPSET
 from edgekit.core.packages import require
 from edgekit.errors import Unsupported
@@ -45,8 +46,7 @@ def apply(model: ModelProto) -> PassResult:
         model = _rewritten(model, version)
         # Its C++ side answers with RuntimeError or ConvertError, whatever the operator.
         try:
-            model = onnx.version_converter.convert_version(model, CANONICAL_OPSET)
-            onnx.checker.check_model(model, full_check=False)
+            model = without_hollow(model, _converted)
         except (
             RuntimeError, ValueError, onnx.version_converter.ConvertError, onnx.checker.ValidationError,
             onnx.shape_inference.InferenceError,
@@ -66,6 +66,13 @@ def apply(model: ModelProto) -> PassResult:
     model.opset_import.append(onnx.helper.make_opsetid("", CANONICAL_OPSET))
     model.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in sorted(kept.items()) if d in used)
     return PassResult(model=model, modified=modified)
+
+
+def _converted(model: ModelProto) -> ModelProto:
+    onnx = require("onnx")
+    changed: ModelProto = onnx.version_converter.convert_version(model, CANONICAL_OPSET)
+    onnx.checker.check_model(changed, full_check=False)
+    return changed
 
 
 def _has_groups(model: ModelProto) -> bool:

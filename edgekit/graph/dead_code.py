@@ -38,10 +38,9 @@ def apply(model: ModelProto) -> PassResult:
             order.setdefault(name, len(order))
     for name in graph_reads(graph):
         order.setdefault(name, len(order) + len(graph.output))
-    used = sorted((t for t in graph.initializer if t.name in order), key=lambda t: (order[t.name], t.name))
-    if [t.name for t in used] != [t.name for t in graph.initializer]:
-        modified = True
-        tensors = [type(t).FromString(t.SerializeToString()) for t in used]
-        del graph.initializer[:]
-        graph.initializer.extend(tensors)
+    names = [tensor.name for tensor in graph.initializer]
+    for place in reversed([i for i, name in enumerate(names) if name not in order]):
+        del graph.initializer[place]
+    graph.initializer.sort(key=lambda tensor: (order[tensor.name], tensor.name))  # in place, not copied
+    modified = modified or names != [tensor.name for tensor in graph.initializer]
     return PassResult(model=model, modified=modified)

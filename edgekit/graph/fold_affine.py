@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.graph.fold_batchnorm import channel_shape, layer_before, replace_layer
+from edgekit.graph.fold_batchnorm import channel_shape, layer_before, replace_layer, scaled
 from edgekit.graph.result import PassResult
 from edgekit.graph.walk import constants
 
@@ -56,7 +56,7 @@ def _fold(node: NodeProto, graph: GraphProto) -> bool:
     factor = operand if node.op_type == "Mul" else np.ones(channels)
     offset = operand if node.op_type == "Add" else np.zeros(channels)
     bias = values[bias_name].astype(np.float64) if bias_name else np.zeros(channels)
-    new_weight = (weight.astype(np.float64) * factor.reshape(shape)).astype(weight.dtype)
+    new_weight = scaled(weight, 1.0, factor.reshape(shape))
     new_bias = (bias * factor + offset).astype(weight.dtype)
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
         return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.large_tensors import is_hollow
 from edgekit.core.packages import require
 from edgekit.graph import infer_shapes, lift_constants
 from edgekit.graph.result import PassResult
@@ -16,12 +17,12 @@ from edgekit.graph.walk import attribute, constants, dimensions, names_in, renam
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-__all__ = ["apply", "evaluated", "fold_once"]
+__all__ = ["apply", "evaluated", "fold_hollow", "fold_once"]
 
 # Their results are no larger than their inputs, also where ONNX infers no shape: that of nothing, say.
 _SMALLER = frozenset(
     ("Cast", "Compress", "Concat", "Gather", "Identity", "NonZero", "Reshape", "Slice", "Split", "Squeeze",
-     "Unique", "Unsqueeze")
+     "Transpose", "Unique", "Unsqueeze")
 )  # fmt: skip
 _LARGEST = 1 << 20  # elements: a larger constant costs more in the file than its node does at run time
 # Two of the same are not the same; and quantizers hold what later steps read from the graph.
@@ -47,6 +48,29 @@ def apply(model: ModelProto) -> PassResult:
         modified = modified or changed
         if not changed:
             return PassResult(model=model, modified=modified)
+
+
+def fold_hollow(graph: GraphProto) -> bool:
+    """Fold, in place, the nodes that make one constant of a hollow initializer alone; whether any was."""
+    hollow = {tensor.name for tensor in graph.initializer if is_hollow(tensor)}
+    outputs = {value.name for value in graph.output}
+    if not any(node.op_type in _SMALLER and hollow.intersection(node.input) for node in graph.node):
+        return False
+    onnx = require("onnx")
+    known = constants(graph)
+    changed = False
+    for node in list(graph.node):
+        reads = [name for name in node.input if name]
+        alone = hollow.intersection(reads) and all(name in known for name in reads)
+        if not alone or node.op_type not in _SMALLER or outputs.intersection(node.output):
+            continue
+        values = _computed(node, known, {})
+        if values is not None:
+            for name, value in values.items():
+                graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
+            graph.node.remove(node)
+            changed = True
+    return changed
 
 
 def fold_once(graph: GraphProto) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.arrays import save_arrays
+from edgekit.core.large_tensors import load_hollow
 from edgekit.core.packages import require
 from edgekit.errors import UsageError
 from edgekit.graph.walk import all_graphs, attribute, constants, dimensions
@@ -48,7 +49,7 @@ def generate_inputs(model_path: str | Path, seed: int) -> dict[str, NDArray[Any]
     Raises `UsageError` for an input with a dynamic dimension or no numbers.
     """
     onnx = require("onnx")
-    model: ModelProto = onnx.load(str(model_path))
+    model: ModelProto = load_hollow(Path(model_path), onnx.ModelProto())
     weights = {t.name for t in model.graph.initializer}
     arrays = {}
     for index, value in enumerate(v for v in model.graph.input if v.name not in weights):

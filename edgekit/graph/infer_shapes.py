@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.core.large_tensors import hollow_copy
 from edgekit.core.packages import require
 from edgekit.errors import Reason, Unsupported
 from edgekit.graph.result import PassResult
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 __all__ = ["apply", "unknown_shapes"]
-
-_LARGE_BYTES = 2**16  # constants whose values decide a shape are far smaller
 
 
 def apply(model: ModelProto) -> PassResult:
@@ -28,7 +27,7 @@ def apply(model: ModelProto) -> PassResult:
     Raises `Unsupported` when the shapes that the file declares contradict its operators.
     """
     onnx = require("onnx")
-    whole, model = model, _hollow(model)
+    whole, model = model, hollow_copy(model)  # inference copies a model several times over
     before = model.SerializeToString(deterministic=True)
     del model.graph.value_info[:]
     try:
@@ -49,33 +48,6 @@ def apply(model: ModelProto) -> PassResult:
         whole.graph.ClearField(field)
         getattr(whole.graph, field).extend(getattr(model.graph, field))
     return PassResult(model=whole, modified=modified)
-
-
-def _hollow(model: ModelProto) -> ModelProto:
-    """The model without the data of its large initializers: inference copies a model several times over."""
-    onnx = require("onnx")
-    copy = type(model)()
-    for source, target, without in ((model, copy, "graph"), (model.graph, copy.graph, "initializer")):
-        for field, value in source.ListFields():
-            if field.name == without:
-                continue
-            if hasattr(value, "extend"):
-                getattr(target, field.name).extend(value)
-            elif field.message_type is not None:
-                getattr(target, field.name).CopyFrom(value)
-            else:
-                setattr(target, field.name, value)
-    for tensor in model.graph.initializer:
-        made = copy.graph.initializer.add()
-        if len(tensor.raw_data) < _LARGE_BYTES:
-            made.CopyFrom(tensor)
-            continue
-        made.name, made.data_type = tensor.name, tensor.data_type
-        made.dims.extend(tensor.dims)
-        made.data_location = onnx.TensorProto.EXTERNAL
-        entry = made.external_data.add()
-        entry.key, entry.value = "location", "aside"
-    return copy
 
 
 def unknown_shapes(model: ModelProto) -> list[Reason]:

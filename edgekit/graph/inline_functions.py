@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.core.large_tensors import without_hollow
 from edgekit.core.packages import require
 from edgekit.graph.result import PassResult
 
@@ -25,4 +26,4 @@ def apply(model: ModelProto) -> PassResult:
         return PassResult(model=model, modified=False)
     onnx = require("onnx")
     require("onnx.inliner")
-    return PassResult(model=onnx.inliner.inline_local_functions(model), modified=True)
+    return PassResult(model=without_hollow(model, onnx.inliner.inline_local_functions), modified=True)

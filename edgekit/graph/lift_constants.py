@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.core.large_tensors import is_hollow
 from edgekit.core.packages import require
 from edgekit.graph.result import PassResult
 
@@ -33,19 +34,17 @@ def apply(model: ModelProto) -> PassResult:
         else:
             lifted.append(tensor)
     packed = [
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t), t.name)
-        for t in (*graph.initializer, *lifted)
-        if not t.HasField("raw_data") and t.data_type != onnx.TensorProto.STRING
-    ]
+        t for t in (*graph.initializer, *lifted)
+        if not t.HasField("raw_data") and not is_hollow(t) and t.data_type != onnx.TensorProto.STRING
+    ]  # fmt: skip
     if not lifted and not packed:
         return PassResult(model=model, modified=False)
-    by_name = {t.name: t for t in packed}
-    tensors = [by_name.get(t.name, t) for t in (*graph.initializer, *lifted)]
-    copies = [type(t).FromString(t.SerializeToString()) for t in tensors]
+    for tensor in packed:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
     nodes = [type(n).FromString(n.SerializeToString()) for n in kept]
-    del graph.node[:], graph.initializer[:]
+    del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(copies)
+    graph.initializer.extend(lifted)
     return PassResult(model=model, modified=True)
 
 

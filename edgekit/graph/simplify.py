@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgekit.core.large_tensors import fill, is_hollow, values_aside, without_hollow
 from edgekit.core.packages import require
 from edgekit.errors import MissingPackage, StepError
 from edgekit.graph.result import PassResult
+from edgekit.graph.walk import node_reads
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,6 +26,8 @@ RICH_OPERATORS = (
     "LayerNormalization", "LogSoftmax", "LSTM", "Mish", "PRelu", "RNN", "Selu", "Softmax", "Softplus",
     "Softsign",
 )  # fmt: skip
+_LEFT_ALONE = ("Conv", "ConvTranspose", "Gemm")
+_MOST_BYTES = 1 << 24
 
 
 def apply(model: ModelProto) -> PassResult:
@@ -38,18 +42,10 @@ def apply(model: ModelProto) -> PassResult:
     Run it in a process of its own: a crash of onnxsim's native code ends the process. Raises `StepError`
     when onnxsim fails or takes a rich operator apart.
     """
-    onnx = require("onnx")
-    signature = _signature(model)
-    rich = _rich(model)
+    nodes, signature, rich = len(model.graph.node), _signature(model), _rich(model)
+    _bring(model)
     try:
-        with _torch_hidden():
-            onnxsim = require("onnxsim", needed_for="simplifying the graph")
-            # certify: an optional proof by Z3 whose verdict would go into the metadata; onnxsim 0.7, the
-            # newest for Python 3.10, does not know it yet.
-            known = "certify" in inspect.signature(onnxsim.simplify).parameters
-            options = {"certify": False} if known else {}
-            simplified, _ = onnxsim.simplify(model, skip_fuse_bn=True, **options)
-        onnx.checker.check_model(simplified, full_check=False)
+        simplified = without_hollow(model, _simplified)
     except MissingPackage:
         raise
     except Exception as err:  # its native code raises types of its own choosing: one border, one typed error
@@ -61,8 +57,46 @@ def apply(model: ModelProto) -> PassResult:
     if lost:
         names = ", ".join(f"{count} {op}" for op, count in sorted(lost.items()))
         raise StepError(f"onnxsim took rich operators apart: {names}")
-    note = f"simplified by onnxsim: {len(model.graph.node)} to {len(simplified.graph.node)} nodes"
+    note = f"simplified by onnxsim: {nodes} to {len(simplified.graph.node)} nodes"
     return PassResult(model=simplified, modified=True, notes=(note,))
+
+
+def _simplified(model: ModelProto) -> ModelProto:
+    with _torch_hidden():
+        onnxsim = require("onnxsim", needed_for="simplifying the graph")
+        # certify: an optional proof by Z3 whose verdict would go into the metadata; onnxsim 0.7, the
+        # newest for Python 3.10, does not know it yet.
+        known = "certify" in inspect.signature(onnxsim.simplify).parameters
+        options = {"certify": False} if known else {}
+        simplified: ModelProto = onnxsim.simplify(model, skip_fuse_bn=True, **options)[0]
+    require("onnx").checker.check_model(simplified, full_check=False)
+    return simplified
+
+
+def _bring(model: ModelProto) -> None:
+    """Fill the hollow initializers whose values, or whose being constant, onnxsim may make use of.
+
+    It computes what depends on no input; and it makes Gemm of MatMul and joins parallel ones only where
+    weights are constants, which is given up where all these together are large: onnxsim takes five times as
+    much. What Conv, ConvTranspose and Gemm alone read, it leaves as it is.
+    """
+    live = {value.name for value in model.graph.input}
+    needed = {value.name for value in model.graph.output}
+    useful: set[str] = set()
+    for node in model.graph.node:
+        reads = node_reads(node)
+        if live.intersection(reads):
+            live.update(node.output)
+            needed |= reads - set(node.input)  # what a branch reads may be folded within it
+            useful |= reads if node.op_type not in _LEFT_ALONE else reads - {node.input[1]}
+        else:
+            needed |= reads
+    hollow = [tensor for tensor in model.graph.initializer if is_hollow(tensor)]
+    rest = [tensor for tensor in hollow if tensor.name in useful - needed]
+    small = sum(values_aside(tensor).nbytes for tensor in rest) <= _MOST_BYTES
+    for tensor in hollow:
+        if tensor.name in needed or (small and tensor.name in useful):
+            fill(tensor)
 
 
 @contextmanager

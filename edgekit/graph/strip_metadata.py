@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.graph.result import PassResult
@@ -26,27 +26,23 @@ def apply(model: ModelProto) -> PassResult:
     After: the same file wherever and whenever the same network was exported.
     Must not change: nodes, names, weights, types, shapes.
     """
-    before = model.SerializeToString(deterministic=True)
-    for field in _OF_THE_FILE:
-        if field in model.DESCRIPTOR.fields_by_name:
-            model.ClearField(field)
+    named = (model.producer_name, model.producer_version, model.graph.name)
+    modified = _clear(model, *_OF_THE_FILE) or named != ("edgekit", __version__, "model")
     model.producer_name, model.producer_version = "edgekit", __version__
     model.graph.name = "model"
     for graph in all_graphs(model.graph):
-        _strip(graph)
-        graph.ClearField("quantization_annotation")
-        for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-            _strip(item)
-        for node in graph.node:
-            _strip(node)
-            for attribute in node.attribute:
-                attribute.ClearField("doc_string")
-                for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else ():
-                    _strip(tensor)
-    return PassResult(model=model, modified=model.SerializeToString(deterministic=True) != before)
+        items = [graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node]
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        items += [t for a in attributes if a.HasField("t") for t in (a.t, *a.tensors)]
+        cleared = [_clear(item, "doc_string", "metadata_props", "device_configurations") for item in items]
+        cleared += [_clear(attribute, "doc_string") for attribute in attributes]
+        modified = _clear(graph, "quantization_annotation") or any(cleared) or modified
+    return PassResult(model=model, modified=modified)
 
 
-def _strip(message: object) -> None:
-    for field in ("doc_string", "metadata_props", "device_configurations"):
-        if field in message.DESCRIPTOR.fields_by_name:  # type: ignore[attr-defined]
-            message.ClearField(field)  # type: ignore[attr-defined]
+def _clear(message: Any, *fields: str) -> bool:
+    """Clear the fields, where the message has them; whether anything was in them."""
+    present = {field.name for field, _ in message.ListFields()}.intersection(fields)
+    for name in present:
+        message.ClearField(name)
+    return bool(present)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgekit.core.large_tensors import is_hollow, values_aside
 from edgekit.core.packages import require
 
 if TYPE_CHECKING:
@@ -88,9 +89,11 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
-    """Every initializer of the graph as an array, by name."""
+    """Every initializer of the graph as an array, by name; a hollow one is read when it is looked at."""
     onnx = require("onnx")
-    return {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    return {
+        t.name: values_aside(t) if is_hollow(t) else onnx.numpy_helper.to_array(t) for t in graph.initializer
+    }
 
 
 def dimensions(value: ValueInfoProto) -> tuple[int | str, ...] | None:

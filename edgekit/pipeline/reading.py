@@ -107,7 +107,7 @@ def prepare_onnx(model: str, out: str, shapes: dict[str, list[int]], inputs: lis
     from edgekit.graph.canonical import prepare, save_model
     from edgekit.graph.generate import generate_files
 
-    loaded = load_onnx(Path(model))
+    loaded = load_onnx(Path(model), weights="in the file")
     prepared, notes = prepare(loaded, {name: tuple(shape) for name, shape in shapes.items()})
     save_model(prepared, Path(out))
     generate_files(out, inputs)

@@ -54,7 +54,7 @@ def export(kind: ModelFormat, options: dict[str, Any], batch: Batch, out: str) -
     source = load_tf(kind, asked, batch)
     export_tf(source, asked, batch, folder / "exported.onnx")
     try:
-        loaded = load_onnx(folder / "exported.onnx")
+        loaded = load_onnx(folder / "exported.onnx", weights="in the file")
     except UsageError as err:  # tf2onnx is at fault, not the user
         why = "; ".join((err.message, *err.problems))
         raise Unsupported("tf2onnx wrote a file that is not valid", reasons=[Reason(why=why)]) from err
