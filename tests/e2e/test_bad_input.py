@@ -238,6 +238,20 @@ def test_a_pickle_as_state_dict_runs_nothing(convert, small):
     assert not (small / "exploded").exists()
 
 
+def test_a_state_dict_that_does_not_fit_names_every_key_and_both_shapes(convert, small):
+    import torch
+
+    torch.save({"weight": torch.zeros(4, 3, 5, 5), "extra": torch.zeros(1)}, small / "misfit.pt")
+    (small / "net.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Conv2d(3, 4, 3), {'input': torch.zeros(1, 3, 8, 8)}\n",
+        encoding="utf-8",
+    )
+    code, said = convert("net.py:net", "calibration.npz", "--state", "misfit.pt")
+    assert code == 2
+    for word in ("misfit.pt", "missing: bias", "unexpected: extra", "(4, 3, 5, 5)", "(4, 3, 3, 3)", "hint:"):
+        assert word in said
+
+
 def test_an_unknown_target_names_its_neighbour(convert):
     code, said = convert("model.onnx", "calibration.npz", "-t", "tflight")
     assert code == 2
