@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "open": "edgekit.api",
+    "prune": "edgekit.api",
     "convert": "edgekit.api",
     "validate": "edgekit.api",
     "benchmark": "edgekit.api",

@@ -1,10 +1,11 @@
-"""The verbs, as functions: open, convert, train_quantized, validate, benchmark, analyze, run.
+"""The verbs, as functions: open, prune, convert, train_quantized, validate, benchmark, analyze, run.
 
 The command line has the same words.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from edgekit.core.beside import Beside
 from edgekit.core.events import Listener, silent
 from edgekit.core.files import new_folder
 from edgekit.core.model import Model
+from edgekit.core.pruning import PruningOptions
 from edgekit.core.qat import QatOptions
 from edgekit.core.recipe import (
     BenchmarkOptions,
@@ -42,6 +44,7 @@ from edgekit.formats.in_memory import source_file
 from edgekit.measure.verdict import judge
 from edgekit.pipeline.benchmark import benchmark as _benchmark
 from edgekit.pipeline.beside import place_beside
+from edgekit.pipeline.compressing import pruned
 from edgekit.pipeline.convert import convert as _convert
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
@@ -51,7 +54,7 @@ from edgekit.search.analyze import AnalysisOptions
 from edgekit.search.analyze import analyze as _analyze
 from edgekit.search.rescue import Rescuer
 
-__all__ = ["analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate"]
+__all__ = ["analyze", "benchmark", "convert", "open", "prune", "run", "train_quantized", "validate"]
 
 Data = str | Path | DataSource | Mapping[str, NDArray[Any]] | Iterable[Any]
 
@@ -84,6 +87,41 @@ def open(  # the verb of the command line; the builtin is not used here
         model = read_model(options, out=folder, runner=StepRunner(on_event=on_event))
     here = place.absolute()
     return replace(model, path=here / model.path.name, unfolded=here / model.unfolded.name)
+
+
+def prune(
+    source: str | Path | Any,
+    *,
+    out: str | Path,
+    options: PruningOptions,
+    state: str | Path = "",
+    trust: bool = False,
+    signature: str = "",
+    custom_objects: str | Path = "",
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    deadline_s: float = 900.0,
+    on_event: Listener = silent,
+) -> Model:
+    """Read a trained model, prune it and write both forms of the smaller graph to the new folder `out`.
+
+    What comes back is a source like any other: `out/model.onnx` can be converted. Its `notes` say what went
+    and how the network scores. `source` is that of `open`. Raises `Unsupported`, with the layers and why,
+    where nothing of the network can be pruned.
+    """
+    place = Path(out)
+    runner = StepRunner(deadline_s=deadline_s, on_event=on_event)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+        file, own = stack.enter_context(source_file(source, example_inputs))
+        read = _source(file, state, trust or own, shapes, None, signature, custom_objects)
+        model = read_model(read, out=scratch, runner=runner)
+        smaller = pruned(model, options, runner=runner)
+        with new_folder(place) as folder:
+            for path in {smaller.path, smaller.unfolded}:
+                shutil.copyfile(path, folder / path.name)
+    here = place.absolute()
+    return replace(smaller, path=here / smaller.path.name, unfolded=here / smaller.unfolded.name)
 
 
 def convert(

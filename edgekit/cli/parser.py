@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "parse"]
 
 # name -> what it does in a line; edgekit/cli/<name>.py (- as _) is imported when it is chosen
 COMMANDS = {
+    "prune": "remove channels, heads or weights of a model, and recover what it knew",
     "convert": "lower a model for every target and precision you name",
     "validate": "judge every artifact beside the source model on the same samples",
     "analyze": "rank the nodes of a model by the damage that int8 does there",

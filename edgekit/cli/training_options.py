@@ -16,11 +16,11 @@ __all__ = ["add_training", "distillation_of", "training_of"]
 _SOFT = ("auto", "soft-targets", "logits")
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
+def add_training(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--training and the schedule, --distill and its temperature."""
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--training", metavar="DATA", action="append", required=True,
+        "--training", metavar="DATA", action="append", required=required,
         help="samples to train on, with labels or without; may be repeated: batches hold some of each",
     )  # fmt: skip
     group.add_argument("--epochs", metavar="N", type=number(int, at_least=1), help="default 10")

@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "openvino": ("openvino", "openvino"),
     "torch": ("torch", "torch"),
     "onnxscript": ("onnxscript", "torch"),
+    "torch_pruning": ("torch-pruning", "torch"),
     "transformers": ("transformers", "transformers"),
     "tensorflow": ("tensorflow-cpu", "tensorflow"),
     "tf2onnx": ("tf2onnx", "tensorflow"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.core.codec import decode_toml
+from edgekit.core.pruning import PruningOptions
 from edgekit.core.qat import QatOptions
 from edgekit.core.sources import DataSource, Metric, SourceOptions
 from edgekit.core.target import CALIBRATED, Precision
@@ -148,9 +149,10 @@ class Recipe:
 
     `allow_refused` lists "target/precision" pairs whose refusal is expected and does not fail the run.
     `layout` replaces that of every target ("": the target's own). `labels` is a text file with the name of
-    each class on a line of its own; the artifacts carry it, with the preprocessing of the samples. `qat`
-    trains the int8 graphs of all targets together before they are lowered, with `distill` towards the answers
-    of the float network.
+    each class on a line of its own; the artifacts carry it, with the preprocessing of the samples. `prune`
+    makes the float network smaller and `finetune` trains it, with `distill` towards the answers of the
+    network as it came; `qat` trains the int8 graphs of all targets together before they are lowered, with
+    `distill` towards the answers of the float network.
     """
 
     schema: int = 1
@@ -160,6 +162,8 @@ class Recipe:
     output: str
     calibration: CalibrationOptions | None = None
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    prune: PruningOptions | None = None
+    finetune: TrainingOptions | None = None
     qat: QatOptions | None = None
     distill: DistillationOptions | None = None
     validation: ValidationOptions | None = None
@@ -202,16 +206,21 @@ class Recipe:
             raise UsageError("the recipe is not complete", problems=problems)
 
     def _training_problems(self) -> list[str]:
-        if self.qat is None:
-            return []
         problems = []
+        if self.distill and not (self.qat or self.finetune):
+            problems.append("distill says how a network learns: add a [finetune] or a [qat] table")
+        if (self.prune or self.finetune) and self.source.dynamic:
+            problems.append("a network with dynamic dimensions is neither pruned nor fine-tuned")
+        if self.qat is None:
+            return problems
         if "int8" not in self.precisions:
             problems.append("qat trains int8 graphs: name the precision 'int8'")
         if self.quantization.rescue:
             problems.append("qat and quantization.rescue: a rescue would quantize again what was trained")
         if "int16x8" in self.quantization.keep.values():
             problems.append("qat with nodes that keep 'int16x8' is not known: let them keep 'float32'")
-        if self.distill and (self.distill.teacher or self.distill.student or self.distill.features):
+        own = self.distill and (self.distill.teacher or self.distill.student or self.distill.features)
+        if own and self.finetune is None:
             problems.append("qat learns the float network's outputs: leave teacher, student, features out")
         return problems
 
@@ -236,6 +245,9 @@ def load_recipe(path: Path) -> Recipe:
             augmentation=located(options.augmentation),
         )
 
+    def network(options: SourceOptions | None) -> SourceOptions | None:
+        return options and replace(options, model=located(options.model), state=located(options.state))
+
     source = replace(recipe.source, model=located(recipe.source.model), state=located(recipe.source.state))
     calibration, validation = recipe.calibration, recipe.validation
     return replace(
@@ -245,5 +257,11 @@ def load_recipe(path: Path) -> Recipe:
         output=os.path.normpath(base / recipe.output),
         calibration=calibration and replace(calibration, data=data(calibration.data)),
         validation=validation and replace(validation, data=data(validation.data)),
+        prune=recipe.prune
+        and replace(recipe.prune, recovery=recipe.prune.recovery and training(recipe.prune.recovery)),
+        finetune=recipe.finetune and training(recipe.finetune),
+        distill=recipe.distill and replace(
+            recipe.distill, teacher=network(recipe.distill.teacher), student=network(recipe.distill.student)
+        ),
         qat=recipe.qat and replace(recipe.qat, training=training(recipe.qat.training)),
     )

@@ -29,6 +29,7 @@ from edgekit.core.samples import open_samples
 from edgekit.core.target import CALIBRATED, Precision, Target, load_target
 from edgekit.errors import EdgekitError, MissingPackage, Reason, StepError, Unsupported
 from edgekit.pipeline.check import check_artifact
+from edgekit.pipeline.compressing import compressed
 from edgekit.pipeline.job import Job, Mend
 from edgekit.pipeline.layout import EXAMPLE, artifact_folder, baseline_folder, yardstick_folder
 from edgekit.pipeline.quantizing import policy_of, quantized_graphs
@@ -64,7 +65,12 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener, mend: Mend | None 
         if recipe.calibration is not None:
             data = recipe.calibration.data
             warnings = check_samples(out, data, model.signature, what="calibration", runner=runner)
-        job = Job(recipe=recipe, model=model, out=out, work=work, runner=runner, about=about, mend=mend)
+        original = model
+        model = compressed(recipe, model, work=work / "compressed", runner=runner)
+        job = Job(
+            recipe=recipe, model=model, original=original, out=out, work=work, runner=runner, about=about,
+            mend=mend,
+        )  # fmt: skip
         graphs, learned = trained_graphs(job, quantized_graphs(job, targets), targets)
         example = _example(job)
         _lower_yardstick(job)
@@ -74,7 +80,7 @@ def convert(recipe: Recipe, out: Path, *, on_event: Listener, mend: Mend | None 
             for precision in recipe.precisions
         ]
         missing = [note for target in targets for note in _lower_baseline(job, target)]
-        size = model.path.stat().st_size
+        size = original.path.stat().st_size
     _raise_if_nothing_was_made(entries)
     source = SourceReport(
         model=model.source,
@@ -169,11 +175,16 @@ def _staged(place: Path) -> Iterator[Path]:
             place.parent.rmdir()
 
 
+def _as_read(job: Job) -> Path:
+    """The float graph before it was pruned or fine-tuned."""
+    return (job.original or job.model).path
+
+
 def _lower_yardstick(job: Job) -> None:
     """The canonical float graph in ONNX Runtime: what every artifact is compared with."""
     target = replace(load_target("onnxruntime"), name="source")
     place = yardstick_folder(job.out)
-    lower_graph(job, target, "float32", job.model.path, place, "keep the float source")
+    lower_graph(job, target, "float32", _as_read(job), place, "keep the float source")
 
 
 def _lower_baseline(job: Job, target: Target) -> tuple[str, ...]:
@@ -186,7 +197,8 @@ def _lower_baseline(job: Job, target: Target) -> tuple[str, ...]:
         return ()
     try:
         place = baseline_folder(job.out, target.name)
-        lower_graph(job, target, "float32", job.model.path, place, f"lower {target.name} float32 (baseline)")
+        graph = _as_read(job)
+        lower_graph(job, target, "float32", graph, place, f"lower {target.name} float32 (baseline)")
     except EdgekitError as err:
         if isinstance(err, StepError) and err.kind == "disk_full":
             raise

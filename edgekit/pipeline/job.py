@@ -29,6 +29,9 @@ class Mended:
 class Job:
     """One conversion: `model` is the canonical graph, `out` the answer's folder, `work` a scratch one.
 
+    `original` is the graph before it was pruned or fine-tuned, beside which artifacts are judged
+    and timed (None: `model` is as it was read).
+
     `mend` is asked for the int8 graph of every target in place of the plain one (None: the plain one).
     """
 
@@ -39,6 +42,7 @@ class Job:
     runner: StepRunner
     about: About
     mend: Mend | None = None
+    original: Model | None = None
 
 
 Mend = Callable[[Job, Target, Path, dict[str, Any]], Mended]

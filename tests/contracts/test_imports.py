@@ -83,13 +83,16 @@ def test_help_takes_less_than_150_ms(words: list[str]) -> None:
 def test_public_names_are_pinned() -> None:
     assert edgekit.__all__ == [
         "__version__", "Artifact", "EdgekitError", "Model", "Recipe", "Report", "Samples", "Session",
-        "Target", "analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate",
+        "Target", "analyze", "benchmark", "convert", "open", "prune", "run",
+        "train_quantized", "validate",
     ]  # fmt: skip
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     from edgekit import api, cli, runtime
 
-    assert api.__all__ == ["analyze", "benchmark", "convert", "open", "run", "train_quantized", "validate"]
+    assert api.__all__ == [
+        "analyze", "benchmark", "convert", "open", "prune", "run", "train_quantized", "validate",
+    ]  # fmt: skip
     assert cli.__all__ == ["main"]
     assert runtime.__all__ == ["Manifest", "Session", "read_manifest"]
 
@@ -127,3 +130,11 @@ def test_the_words_of_the_command_line_are_those_of_the_core() -> None:
     assert get_args(Metric) == options.METRICS
     assert ("", *options.LAYOUTS) == get_args(get_type_hints(Recipe)["layout"])
     assert get_args(get_type_hints(CalibrationOptions)["method"]) == options.CALIBRATION_METHODS
+    from edgekit.cli import prune
+    from edgekit.core.pruning import PruningOptions
+
+    words = get_type_hints(PruningOptions)
+    assert get_args(words["method"]) == prune.METHODS
+    assert get_args(words["measure"]) == prune.MEASURES
+    assert get_args(words["criterion"]) == prune.CRITERIA
+    assert get_args(words["scope"]) == prune.SCOPES

@@ -1,0 +1,1 @@
+"""Pruning: which channels and heads belong together, which matter least, and the smaller graph."""

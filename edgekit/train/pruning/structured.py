@@ -1,0 +1,288 @@
+"""Structured pruning, step by step: rank, cut, recover, judge; stop where the answers would break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.core.packages import require
+from edgekit.core.progress import report_note
+from edgekit.core.pruning import PruningOptions, PruningStep
+from edgekit.errors import Reason, Unsupported, UsageError
+from edgekit.graph.canonical import save_model
+from edgekit.graph.generate import generate_inputs
+from edgekit.measure.metrics import RATE_METRICS
+from edgekit.train.data import TrainingData
+from edgekit.train.from_graph import load_canonical, trainable
+from edgekit.train.judging import Judge
+from edgekit.train.loop import train
+from edgekit.train.objective import check_batch, judge_of, objective_of
+from edgekit.train.pruning import importance
+from edgekit.train.pruning.channels import channel_groups
+from edgekit.train.pruning.choosing import choose, kept_apart
+from edgekit.train.pruning.costs import cost_model, macs_of, parameters_of, zeros_of
+from edgekit.train.pruning.cutting import cut_graph
+from edgekit.train.pruning.groups import Group
+from edgekit.train.pruning.heads import head_groups
+from edgekit.train.pruning.proof import agrees, proven
+from edgekit.train.teaching import named_call
+from edgekit.train.to_graph import write_back
+
+__all__ = ["Pruned", "broken", "prunable_groups", "prune_structured"]
+
+_BATCHES = 8  # that gradients and activations are averaged over
+Measure = Callable[[Path], float]  # an ONNX file -> what it costs (ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What pruning did: `steps` from the unpruned network (number 0) on, `result` the number of the one that
+    was written, `stopped` why pruning ended before what was asked for ("" where it did not), `metric` what
+    scores are, `reasons` why layers stayed whole."""
+
+    steps: tuple[PruningStep, ...]
+    metric: str
+    result: int
+    stopped: str
+    reasons: tuple[Reason, ...]
+
+
+def prunable_groups(path: Path, method: str) -> tuple[list[Group], list[Reason]]:
+    """The proven groups of a canonical ONNX file, in the order of the graph, and why others are none.
+
+    `method` is "channels", "heads" or "structured" (both).
+    """
+    torch = require("torch", needed_for="pruning")
+    model = load_canonical(path)
+    groups: list[Group] = []
+    reasons: list[Reason] = []
+    if method != "heads":
+        inputs = tuple(torch.from_numpy(v) for v in generate_inputs(path, 0).values())
+        groups, reasons = channel_groups(trainable(path), model, inputs)
+    if method != "channels":
+        found, more = head_groups(model)
+        groups, reasons = [*groups, *found], [*reasons, *more]
+    good, bad = proven(model, groups, path)
+    return good, [*reasons, *bad]
+
+
+def prune_structured(
+    path: Path, out: Path, work: Path, options: PruningOptions, data: TrainingData | None,
+    measure: Measure | None = None,
+) -> Pruned:
+    """Prune the canonical ONNX file `path` to `out`; what steps leave behind goes to the folder `work`.
+
+    A step that was finished in `work` is taken from there, so that an interrupted run goes on. `measure`
+    gives latencies where they are what is to fall. Raises `Unsupported` where nothing can be pruned, or
+    the floors do not allow what is asked for at the first step.
+    """
+    groups, reasons = prunable_groups(path, options.method)
+    groups = kept_apart(groups, options.keep, _readers(path))
+    if not groups:
+        raise Unsupported(
+            f"no {options.method} of this network can be pruned",
+            reasons=reasons[:12],
+            hint='single weights can be: method = "unstructured" or "2:4"',
+        )
+    original = {g.name: g.count for g in groups}
+    allowed = set(original)
+    wanted = _Wanted.of(path, groups, options, measure)
+    judge = _judge(path, data, options)
+    score = judge(trainable(path), named_call) if judge else None
+    steps = [_figures(path, 0, score, score, measure)]
+    current, result, stopped = path, 0, ""
+    for number in range(1, options.steps + 1):
+        found, _ = prunable_groups(current, options.method)
+        found = [g for g in found if g.name in allowed]
+        file = work / f"step-{number}.onnx"
+        try:
+            before = _cut(current, file, found, options, data, wanted, number, original, path, judge, measure)
+        except Unsupported as err:
+            if number == 1:
+                raise
+            stopped = f"step {number}: {err.message}"
+            break
+        after = _recover(file, path, data, options, work / f"step-{number}.state", before, judge)
+        step = _figures(file, number, before, after, measure)
+        figure = "" if judge is None or after is None else f", {judge.name} {after:.4g}"
+        report_note(f"step {number}/{options.steps}: {step.macs:,} multiply-adds{figure}")
+        if why := broken(steps[0].after, after, judge, options):
+            stopped = f"step {number}: {why}; the step before is the result"
+            steps.append(step)
+            break
+        steps.append(step)
+        current, result = file, number
+    if current == path:
+        raise Unsupported(f"nothing was pruned: {stopped}", hint="smaller steps, or a longer recovery")
+    save_model(require("onnx").load(str(current)), out)
+    return Pruned(
+        steps=tuple(steps), metric=judge.name if judge else "", result=result, stopped=stopped,
+        reasons=tuple(reasons),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The cost that each step is to reach: equal factors from the unpruned to the last."""
+
+    base: float
+    measure: str
+    steps: int
+    remove: float
+
+    @classmethod
+    def of(
+        cls, path: Path, groups: list[Group], options: PruningOptions, measure: Measure | None
+    ) -> _Wanted:
+        if options.measure == "latency":
+            if measure is None:
+                raise UsageError("latency is measured by `edgekit prune` and recipes alone")
+            base = measure(path)
+        else:
+            base = cost_model(load_canonical(path), groups, _kind(options))({})
+        return cls(base=base, measure=_kind(options), steps=options.steps, remove=options.remove)
+
+    def at(self, number: int) -> float:
+        return float(self.base * (1.0 - self.remove) ** (number / self.steps))
+
+
+def _kind(options: PruningOptions) -> str:
+    return "heads" if options.method == "heads" and options.measure != "latency" else options.measure
+
+
+def _cut(
+    current: Path, file: Path, groups: list[Group], options: PruningOptions, data: TrainingData | None,
+    wanted: _Wanted, number: int, original: Mapping[str, int], teacher: Path, judge: Judge | None,
+    measure: Measure | None,
+) -> float | None:  # fmt: skip
+    """Write the graph of one step, before recovery; its score."""
+    model = load_canonical(current)
+    if not file.is_file():
+        scores = _scores(current, model, groups, options, data, teacher)
+        if wanted.measure == "latency":
+            assert measure is not None
+            smaller = _to_latency(model, groups, scores, options, original, wanted.at(number), measure, file)
+        else:
+            cost = cost_model(model, groups, wanted.measure)
+            removal = choose(groups, scores, cost, wanted.at(number), options, original)
+            smaller = cut_graph(model, groups, removal)
+            if why := agrees(model, groups, removal, current):
+                raise Unsupported(f"the cut graph was not proven: {why}")
+        save_model(smaller, file)
+    return judge(trainable(file), named_call) if judge else None
+
+
+def _to_latency(
+    model: Any, groups: list[Group], scores: Mapping[str, NDArray[np.float64]], options: PruningOptions,
+    original: Mapping[str, int], wanted_ms: float, measure: Measure, file: Path,
+) -> Any:
+    """The graph with most multiply-adds whose measured latency is what is wanted: by halving."""
+    cost = cost_model(model, groups, "macs")
+    full = cost({})
+    low, high, best = 0.05, 1.0, None
+    for _ in range(6):
+        middle = (low + high) / 2
+        try:
+            smaller = cut_graph(model, groups, choose(groups, scores, cost, full * middle, options, original))
+        except Unsupported:
+            low = middle
+            continue
+        trial = file.with_suffix(".trial.onnx")
+        save_model(smaller, trial)
+        if measure(trial) <= wanted_ms:
+            low, best = middle, smaller
+        else:
+            high = middle
+    if best is None:
+        raise Unsupported(
+            f"the latency cannot be brought to {wanted_ms:.3g} ms on {options.target} within the floors",
+            hint=f"lower floor (it is {options.floor:g}), or remove less",
+        )
+    return best
+
+
+def _scores(
+    current: Path, model: Any, groups: list[Group], options: PruningOptions, data: TrainingData | None,
+    teacher: Path,
+) -> Mapping[str, NDArray[np.float64]]:
+    if options.criterion == "magnitude" or data is None or options.recovery is None:
+        return importance.magnitude(model, groups)
+    module = trainable(current)
+    plain = replace(data, augment=None)
+    if options.criterion == "activation":
+        return importance.activation(model, module, groups, plain, _BATCHES)
+    labelled = data.has_labels
+    # against the network's own answers the gradient is zero: a teacher serves from the second step on
+    against = None if labelled else teacher
+    objective = objective_of(module, against, data, options.recovery, options.distill)
+    if not labelled and current == teacher:
+        raise UsageError(
+            'criterion = "taylor" needs labels: the network is already what its own answers teach',
+            hint='criterion = "activation" needs none',
+        )
+    return importance.taylor(model, module, groups, plain, objective, _BATCHES)
+
+
+def _recover(
+    file: Path, teacher: Path, data: TrainingData | None, options: PruningOptions, state: Path,
+    before: float | None, judge: Judge | None,
+) -> float | None:
+    if data is None or options.recovery is None:
+        return before
+    done = file.with_suffix(".recovered")
+    if done.is_file():
+        return judge(trainable(file), named_call) if judge else None
+    module = trainable(file)
+    check_batch(module, options.recovery)
+    against = teacher if options.learn_from == "teacher" else None
+    objective = objective_of(module, against, data, options.recovery, options.distill)
+    result = train(module, objective, data, options.recovery, judge=judge, checkpoint=state)
+    write_back(module, file, file)
+    done.touch()
+    state.unlink(missing_ok=True)
+    return result.score
+
+
+def _judge(path: Path, data: TrainingData | None, options: PruningOptions) -> Judge | None:
+    if data is None or options.recovery is None:
+        return None
+    module = trainable(path)
+    against = path if options.learn_from == "teacher" else None
+    objective = objective_of(module, against, data, options.recovery, options.distill)
+    return judge_of(module, objective, data, options.recovery)
+
+
+def broken(first: float | None, score: float | None, judge: Judge | None, options: PruningOptions) -> str:
+    """Why a score is not within the budget; "" where it is."""
+    if options.max_drop is None or judge is None or first is None or score is None:
+        return ""
+    rate = judge.metric == "agreement" or judge.metric in RATE_METRICS
+    drop = 100 * (first - score) if rate else score - first
+    if drop <= options.max_drop:
+        return ""
+    unit = " points" if rate else ""
+    return f"{judge.name} fell by {drop:.3g}{unit}, max_drop allows {options.max_drop:g}"
+
+
+def _figures(
+    path: Path, number: int, before: float | None, after: float | None, measure: Measure | None
+) -> PruningStep:
+    model = load_canonical(path)
+    return PruningStep(
+        number=number, macs=macs_of(model), parameters=parameters_of(model), zeros=zeros_of(model),
+        before=before, after=after, latency_ms=measure(path) if measure else None,
+    )  # fmt: skip
+
+
+def _readers(path: Path) -> dict[str, set[str]]:
+    """Constant -> the nodes that read it."""
+    found: dict[str, set[str]] = {}
+    for node in load_canonical(path).graph.node:
+        for name in node.input:
+            found.setdefault(name, set()).add(node.name)
+    return found
