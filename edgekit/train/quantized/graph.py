@@ -171,7 +171,7 @@ class _Emitters:
         return op.builder.graph.call_module(path, (op.tensor(0),))
 
     def _sums(self, tensor: str) -> tuple[Any, ...]:
-        """The quantizers of an integer sum that makes a tensor, through a Relu or Clip, and its channel axis."""
+        """Of an integer sum that makes a tensor (Relu or Clip between): its quantizers and channel axis."""
         node = self.makers.get(tensor)
         if node is not None and node.op_type in ("Relu", "Clip"):
             node = self.makers.get(node.input[0])

@@ -25,7 +25,8 @@ def _class() -> Any:
         def __init__(self, modules: list[Any]) -> None:
             super().__init__()
             self.policies = nn.ModuleList(modules)
-            self.meta = {name: modules[0].meta[name] for name in ("inputs", "outputs", "batch", "batch_axes")}
+            names = ("inputs", "outputs", "batch", "batch_axes", "source")
+            self.meta = {name: modules[0].meta[name] for name in names}
             self.turn, self.calls = 0, 0
 
         def train(self, mode: bool = True) -> Any:

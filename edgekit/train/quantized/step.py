@@ -14,18 +14,14 @@ from edgekit.core.packages import require
 from edgekit.core.qat import QatOptions
 from edgekit.core.target import Int8Policy
 from edgekit.core.training import DistillationOptions, TrainingOptions
-from edgekit.errors import UsageError
 from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.placement import place
 from edgekit.train.data import TrainingData, training_data
-from edgekit.train.from_graph import trainable
-from edgekit.train.judging import Judge, settled_metric, tensors
 from edgekit.train.loop import Trained, train
-from edgekit.train.losses import Objective, label_loss, output_forms
+from edgekit.train.objective import check_batch, judge_of, objective_of
 from edgekit.train.quantized.export import trained_graph
 from edgekit.train.quantized.graph import Quantized, Ranges, fake_quantized
 from edgekit.train.quantized.several import in_turn
-from edgekit.train.teaching import Teacher, matching_layers, named_call
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -120,15 +116,10 @@ def train_graphs(
     """
     modules = [g.module for g in graphs]
     module = modules[0] if len(modules) == 1 else in_turn(modules)
-    if module.meta["batch"] and options.batch_size > 1:
-        raise UsageError(
-            f"this graph takes one sample at a time: {module.meta['batch']}", hint="batch_size = 1"
-        )
-    objective, output = _objective(module, source, data, options, distillation)
-    judge = None
-    if data.validation:
-        metric = settled_metric(options.metric, objective, data)
-        judge = Judge(objective=objective, data=data, metric=metric, output=output)
+    check_batch(module, options)
+    teacher = source if distillation is not None or not data.has_labels else None
+    objective = objective_of(module, teacher, data, options, distillation or DistillationOptions())
+    judge = judge_of(module, objective, data, options)
 
     def turn(step: int, steps: int) -> None:
         module.turn = step
@@ -138,43 +129,3 @@ def train_graphs(
         module, objective, data, options, judge=judge, checkpoint=checkpoint, before_step=several
     )
 
-
-def _objective(
-    module: Any,
-    source: Path,
-    data: TrainingData,
-    options: TrainingOptions,
-    distillation: DistillationOptions | None,
-) -> tuple[Objective, str]:
-    """What is made small, and the output that labels belong to."""
-    onnx = require("onnx")
-    torch = require("torch")
-    proto = onnx.load(str(source))
-    forms = output_forms(proto)
-    output = options.output or module.meta["outputs"][0]
-    if output not in module.meta["outputs"] or (len(module.meta["outputs"]) > 1 and not options.output):
-        names = ", ".join(module.meta["outputs"])
-        if data.has_labels or options.output:
-            raise UsageError(f"output: got {options.output!r}, the model has {names}", hint="name one")
-    labels = data.labels()
-    wanted = labels is not None and (distillation is None or distillation.label_weight > 0)
-    loss = None
-    if wanted and labels is not None:
-        with torch.no_grad():
-            example = named_call(module, tensors(data.batch(0))[0])[output].numpy()
-        loss = label_loss(
-            options.loss, output, example, labels, form=forms[output], smoothing=options.label_smoothing
-        )
-    teacher = None
-    if distillation is not None or loss is None:
-        soft = distillation or DistillationOptions()
-        network = trainable(source)
-        if soft.features:
-            raise UsageError(
-                "features: quantization-aware training compares outputs alone", hint="leave features out"
-            )
-        teacher = Teacher(module=network, layers=matching_layers(network, soft.features))
-    objective = Objective(
-        labels=loss, teacher=teacher, distillation=distillation or DistillationOptions(), forms=forms
-    )
-    return objective, output
