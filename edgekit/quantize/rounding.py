@@ -29,7 +29,6 @@ __all__ = ["learn_rounding"]
 _SAMPLES = 128  # more of them changed nothing that was measured
 _HELD_OUT = 4  # every fourth sample judges what the others taught
 _ROWS = (2048, 8192)  # patches of a layer, over all samples: at least, at most; eight a summand between
-_ENOUGH = 2  # rows a summand; on fewer than that, codes fit the rows
 _PASS_BYTES = 256 * 2**20  # of the Gram matrices that one pass gathers
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
@@ -49,8 +48,8 @@ def learn_rounding(
     One pass of the float network over at most 128 samples gathers up to 256 MiB of Gram matrices, and there
     are as many passes as that takes. Transposed convolutions and products with stacks of matrices stay as
     they are. With `options.rounding` "auto" every fourth sample is held out: an output channel takes learned
-    codes only where they err less on those, and the network only where its outputs do beyond chance; layers
-    that were shown too few rows for their fan-in stay as they are. Raises `UsageError` without samples.
+    codes only where they err less on those, and the network only where its outputs do beyond chance. Raises
+    `UsageError` without samples.
     """
     nearest = code_weights(model, calibration=calibration, policy=policy, options=options)
     uncorrected = nearest
@@ -193,8 +192,6 @@ class _Layer:
 
     def learned(self) -> CodedWeight:
         """The codes that err least on what was seen, and the bias that takes up the shift of the mean."""
-        if self.held_out is not None and self.moments.rows < _ENOUGH * self.summands:
-            return self.coded
         weight, nearest = self.rowwise(self.coded.weight), self.rowwise(self.coded.codes)
         scales = np.broadcast_to(self.coded.scales.astype(np.float64), (self.shape[0],))
         scales = scales.reshape(weight.shape[:2])
