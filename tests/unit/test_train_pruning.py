@@ -47,8 +47,10 @@ def read(tmp_path_factory, edgekit_cache):
 
 
 @pytest.mark.parametrize(("name", "method", "least"), [
-    ("mobilenet_v3", "channels", 9), ("resnet", "channels", 6), ("unet", "channels", 12),
-    ("cnn_1d", "channels", 3), ("transformer", "structured", 4), ("bert", "heads", 2),
+    ("mobilenet_v3", "channels", 9), ("unet", "channels", 12),
+    pytest.param("resnet", "channels", 6, marks=pytest.mark.conformance),
+    pytest.param("cnn_1d", "channels", 3, marks=pytest.mark.conformance),
+    ("transformer", "structured", 4), ("bert", "heads", 2),
 ])
 def test_half_of_every_group_is_cut_and_the_rest_answers_like_the_graph_that_ignores_it(
     read, name, method, least
@@ -302,3 +304,56 @@ def test_every_pruning_option_out_of_range_is_named_at_once():
     assert len(caught.value.problems) == 6
     assert json.loads(json.dumps(encode(PruningOptions())))["method"] == "channels"
     assert Signature(inputs=(TensorSpec(name="x", dtype="float32", shape=(1,)),), outputs=())
+
+
+def test_a_recipe_prunes_distills_converts_and_judges_beside_the_network_as_it_came(model, tmp_path):
+    source, held = str(tmp_path / "unlabelled.npz"), str(tmp_path / "labelled.npz")
+    (tmp_path / "recipe.toml").write_text(f"""
+        targets = ["onnxruntime"]
+        precisions = ["int8"]
+        output = "out"
+        source.model = "{model.unfolded}"
+        calibration.data = {{path = "{source}", count = 24}}
+        validation.data.path = "{held}"
+        budgets.max_accuracy_drop = 8.0
+        [prune]
+        remove = 0.5
+        criterion = "activation"
+        [prune.recovery]
+        data = [{{path = "{source}"}}]
+        epochs = 2
+        threads = 1
+        [finetune]
+        data = [{{path = "{held}"}}]
+        epochs = 2
+        threads = 1
+        learning_rate = 3e-3
+        [distill]
+        label_weight = 0.1
+        """)
+    said = []
+    report = edgekit.run(tmp_path / "recipe.toml", on_event=lambda e: said.append((e.step, e.state, e.note)))
+    assert report.verdict == "pass", report.verdict_reasons
+    assert report.artifacts[0].size_bytes < report.source.size_bytes
+    notes = "\n".join(report.source.notes)
+    assert "multiply-adds to" in notes
+    assert "distill: accuracy" in notes
+    assert any(state == "note" and note.startswith("epoch 2/2") for _, state, note in said)
+    yardstick = next((tmp_path / "out" / "source" / "onnx").glob("*.onnx"))
+    assert macs_of(load_canonical(model.path)) == macs_of(onnx.load(yardstick))
+
+
+def test_a_student_of_other_ports_is_refused_with_both_signatures(model, tmp_path):
+    from edgekit.core.recipe import Recipe, SourceOptions
+    from edgekit.core.training import DistillationOptions
+
+    torch.onnx.export(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), str(tmp_path / "student.onnx"),
+                      dynamo=False, input_names=["x"], output_names=["scores"])
+    data = (DataSource(path=str(tmp_path / "unlabelled.npz")),)
+    recipe = Recipe(
+        source=SourceOptions(model=str(model.unfolded)), targets=("onnxruntime",), precisions=("float32",),
+        output=str(tmp_path / "out"), finetune=TrainingOptions(data=data),
+        distill=DistillationOptions(student=SourceOptions(model=str(tmp_path / "student.onnx"))),
+    )
+    with pytest.raises(UsageError, match=r"the student has x: float32\[1, 3\]"):
+        edgekit.run(recipe)
