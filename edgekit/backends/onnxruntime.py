@@ -18,6 +18,7 @@ from edgekit.backends.onnx_graph import (
 )
 from edgekit.backends.onnx_kept import keep_float, quantized_again
 from edgekit.backends.onnx_rules import Rule, broken_rules
+from edgekit.backends.onnx_saturation import saturation_notes
 from edgekit.backends.request import Request
 from edgekit.core.artifact import Artifact
 from edgekit.core.dynamic import dynamic_of
@@ -98,6 +99,8 @@ def lower(request: Request) -> Artifact:
         if left := quantized_again(graph):
             names = ", ".join(left)
             notes += (f"ONNX Runtime quantizes the float weights of {names} by itself: one scale in all",)
+    if target.int8 is not None and target.int8.multiply_add == "saturating":
+        notes += saturation_notes(graph) if precision not in STORED else ()
     graph = opened(graph)
     payload = graph.SerializeToString(deterministic=True)
     if target.requires != "cuda" and (reasons := _refused_by(onnxruntime, payload)):

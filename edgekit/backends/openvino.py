@@ -17,6 +17,7 @@ from edgekit.backends.onnx_graph import (
 )
 from edgekit.backends.onnx_kept import keep_averages
 from edgekit.backends.onnx_rules import broken_rules
+from edgekit.backends.onnx_saturation import saturation_notes
 from edgekit.backends.openvino_rules import RULES, SEEN_IN, changed_ports, precision_notes
 from edgekit.backends.request import Request
 from edgekit.core.artifact import Artifact
@@ -65,6 +66,8 @@ def lower(request: Request) -> Artifact:
         raise Unsupported(f"{target.name} has no use for {precision} here", reasons=missing)
     if precision == "int8":
         keep_averages(graph)
+    caps = target.int8 is not None and target.int8.multiply_add == "saturating"
+    saturating = saturation_notes(graph) if caps else ()
     graph = opened(graph)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
@@ -80,7 +83,7 @@ def lower(request: Request) -> Artifact:
         outputs=outputs,
         dynamic=dynamic,
         options=target.weight_options if precision in STORED else None,
-        notes=(*(stored_notes(graph) if precision in STORED else ()), *precision_notes(graph)),
+        notes=(*(stored_notes(graph) if precision in STORED else saturating), *precision_notes(graph)),
         versions={"onnx": installed_version("onnx"), "openvino": installed_version("openvino")},
     )
 
