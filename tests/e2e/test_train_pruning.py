@@ -1,4 +1,7 @@
-"""Pruning on a real task: a Transformer encoder that loses half of its heads."""
+"""Pruning on real tasks: a Transformer encoder that loses half of its heads, digits at half of the work."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -10,7 +13,8 @@ from torch import nn
 
 import edgekit
 from edgekit.core.pruning import PruningOptions
-from edgekit.core.sources import DataSource
+from edgekit.core.recipe import load_recipe
+from edgekit.core.sources import DataSource, SourceOptions
 from edgekit.core.training import TrainingOptions
 from edgekit.train.pruning.structured import prunable_groups
 
@@ -62,3 +66,33 @@ def test_a_transformer_of_wrist_motion_loses_half_of_its_heads_and_recovers_with
     assert base > 0.8
     assert accuracy(small.path, held, truth) >= base - 0.02
     assert small.path.stat().st_size < model.path.stat().st_size
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_digits_at_half_of_the_multiply_adds_in_int8_answer_as_well_and_faster_on_three_engines(
+    root, digits, tmp_path, kind
+):
+    recipe = load_recipe(root / "examples" / "digits" / "compress.toml")
+    source = replace(recipe.source, model=str(root / "examples" / "digits" / "model.py") + ":digits_net",
+                     state=str(digits / "digits.pt"))
+    if kind == "onnx":
+        model = edgekit.open(source.model, state=source.state, out=tmp_path / "read")
+        source = SourceOptions(model=str(model.path))
+
+    def lying(data):
+        return replace(data, path=str(digits / Path(data.path).name))
+
+    def training(options):
+        return replace(options, data=tuple(map(lying, options.data)))
+
+    report = edgekit.run(replace(
+        recipe, source=source, output=str(tmp_path / "out"),
+        calibration=replace(recipe.calibration, data=lying(recipe.calibration.data)),
+        validation=replace(recipe.validation, data=lying(recipe.validation.data)),
+        prune=replace(recipe.prune, recovery=training(recipe.prune.recovery)),
+        qat=replace(recipe.qat, training=training(recipe.qat.training)),
+    ))  # fmt: skip
+    assert report.verdict == "pass", report.verdict_reasons
+    assert all(a.accuracy.drop <= 0.5 and a.speedup > 1.0 for a in report.artifacts)
+    assert max(a.speedup for a in report.artifacts) > 1.5
