@@ -2,7 +2,8 @@
 
 Writes OUT/digits.pt (a state dict), OUT/training.npz (the training digits without labels, for pruning and
 quantization-aware training), OUT/calibration.npz (256 of them) and OUT/held-back.npz (1,000 digits never used
-for training or calibration, with labels). About half a minute on two cores; the same seed gives the same files.
+for training or calibration, with labels). About half a minute on two cores; the same seed gives the same
+files.
 """
 
 from __future__ import annotations
