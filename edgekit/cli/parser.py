@@ -17,12 +17,12 @@ __all__ = ["COMMANDS", "parse"]
 
 # name -> what it does in a line; edgekit/cli/<name>.py (- as _) is imported when it is chosen
 COMMANDS = {
-    "prune": "remove channels, heads or weights of a model, and recover what it knew",
     "convert": "lower a model for every target and precision you name",
     "validate": "judge every artifact beside the source model on the same samples",
     "analyze": "rank the nodes of a model by the damage that int8 does there",
     "benchmark": "latency, size and memory of every artifact beside the float source",
     "run": "everything from one recipe: convert, validate, benchmark, verdict",
+    "prune": "remove channels, heads or weights of a model, and recover what it knew",
     "train-quantized": "train int8 graphs on samples, as the engines will compute them",
     "samples": "show what a model would be fed, and whether it is prepared as in training",
     "targets": "list the targets and what each can do",

@@ -183,6 +183,8 @@ def _pruning_notes(result: dict[str, Any]) -> tuple[str, ...]:
     )
     if last["zeros"] > first["zeros"]:
         text += f", {last['zeros']:,} of them zero"
+    if last["latency_ms"] is not None:
+        text += f"; float32 latency {first['latency_ms']:.3g} ms to {last['latency_ms']:.3g} ms"
     if last["after"] is not None:
         text += f"; {result['metric']} {first['after']:.4g} before, {last['after']:.4g} after"
     return (text, *([f"pruning stopped: {result['stopped']}"] if result["stopped"] else []))
