@@ -99,8 +99,8 @@ def test_public_names_are_pinned() -> None:
 
 def test_the_commands_are_pinned() -> None:
     assert list(COMMANDS) == [
-        "convert", "validate", "analyze", "benchmark", "run", "prune", "train-quantized", "samples", "targets",
-        "inspect", "doctor",
+        "convert", "validate", "analyze", "benchmark", "run", "prune", "train-quantized", "samples",
+        "targets", "inspect", "doctor",
     ]  # fmt: skip
 
 
