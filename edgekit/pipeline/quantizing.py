@@ -15,21 +15,23 @@ from edgekit.errors import UsageError
 from edgekit.pipeline.cache import cached_folder, partial_result
 from edgekit.pipeline.job import Job
 
-__all__ = ["calibration_of", "evened_out", "policy_of", "quantized_graph", "quantized_graphs"]
+__all__ = ["calibrated", "evened_out", "policy_of", "quantized_graph", "quantized_graphs"]
+
+
+_WIDENED = "float32.onnx"  # what calibration writes beside its result for a model in float16
 
 
 def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
     """One quantized graph for every distinct policy: policy digest -> ONNX file."""
     wanted = [p for precision in job.recipe.precisions for t in targets if (p := policy_of(t, precision))]
     policies = {digest_json(encode(policy)): policy for policy in wanted}
-    calibrated = {key: policies[key] for key in sorted(policies) if isinstance(policies[key], Int8Policy)}
+    observed = {key: policies[key] for key in sorted(policies) if isinstance(policies[key], Int8Policy)}
     graphs = {k: _quantize_weights(job, p) for k, p in policies.items() if isinstance(p, WeightPolicy)}
-    if not calibrated or job.recipe.calibration is None:
+    if not observed or job.recipe.calibration is None:
         return graphs
-    int8 = [p for p in calibrated.values() if isinstance(p, Int8Policy)]
+    int8 = [p for p in observed.values() if isinstance(p, Int8Policy)]
     int8 += [wide for p in int8 if (wide := _wide_policy(job, p)) and wide not in int8]
-    job = evened_out(job, int8)
-    ranges = _calibrate(job, int8)
+    job, ranges = calibrated(evened_out(job, int8), int8)
     quantized = {k: _quantize(job, p, ranges) for k, p in policies.items() if isinstance(p, Int8Policy)}
     return graphs | quantized
 
@@ -38,8 +40,8 @@ def quantized_graph(job: Job, policy: Int8Policy) -> Path:
     """The quantized graph of one policy, as the job's recipe wants it, in the job's `work` folder."""
     wide = _wide_policy(job, policy)
     policies = [policy, *([wide] if wide else [])]
-    job = evened_out(job, policies)
-    return _quantize(job, policy, _calibrate(job, policies))
+    job, ranges = calibrated(evened_out(job, policies), policies)
+    return _quantize(job, policy, ranges)
 
 
 def _wide_policy(job: Job, policy: Int8Policy) -> Int8Policy | None:
@@ -67,7 +69,7 @@ def evened_out(job: Job, policies: list[Int8Policy]) -> Job:
     options = job.recipe.quantization
     if not (options.equalize or options.smooth):
         return job
-    ranges = _calibrate(job, policies)
+    job, ranges = calibrated(job, policies)
     arguments = {"model": str(job.model.path), "calibration": str(ranges), "options": encode(options)}
     label = "even out channels"
 
@@ -94,12 +96,17 @@ def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy
     return target.policy(precision) if precision in target.precisions else None
 
 
-def calibration_of(job: Job, policies: list[Int8Policy]) -> Path:
-    """The `Calibration` file of the job's samples for these policies, made once.
+def calibrated(job: Job, policies: list[Int8Policy]) -> tuple[Job, Path]:
+    """The `Calibration` file of the job's samples for these policies, made once; and the job it is for.
 
-    It is that of the job's own graph: ask with the job that `evened_out` gives where that is quantized.
+    That is the job itself, but for a model that computes in float16: then its model is the one in float32
+    that was calibrated. Where graphs are quantized, ask with the job that `evened_out` gives.
     """
-    return _calibrate(job, policies)
+    ranges = _calibrate(job, policies)
+    wide = ranges.with_name(_WIDENED)
+    if not wide.is_file():
+        return job, ranges
+    return replace(job, model=replace(job.model, path=wide, digest=digest_file(wide))), ranges
 
 
 def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
@@ -123,7 +130,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "leave_float": arguments["leave_float"],
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    interrupted = partial_result("calibrate", version=3, inputs=inputs)
+    interrupted = partial_result("calibrate", version=4, inputs=inputs)
 
     def build(folder: Path) -> None:
         job.runner.run(
@@ -132,7 +139,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
             label=f"calibrate on {samples.count} samples",
         )
 
-    folder, cached = cached_folder("calibrate", version=3, inputs=inputs, build=build)
+    folder, cached = cached_folder("calibrate", version=4, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
     return folder / "calibration.json"

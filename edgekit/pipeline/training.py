@@ -15,7 +15,7 @@ from edgekit.core.samples import open_samples
 from edgekit.core.target import Int8Policy, Target
 from edgekit.pipeline.cache import cached_folder, partial_result
 from edgekit.pipeline.job import Job
-from edgekit.pipeline.quantizing import evened_out, policy_of
+from edgekit.pipeline.quantizing import calibrated, evened_out, policy_of
 
 __all__ = ["trained_graphs"]
 
@@ -37,7 +37,8 @@ def trained_graphs(
     if options is None or not policies or "int8" not in job.recipe.precisions:
         return graphs, ()
     keys = sorted(policies)
-    model = evened_out(job, [policies[k] for k in keys]).model.path
+    together = [policies[k] for k in keys]
+    model = calibrated(evened_out(job, together), together)[0].model.path
     arguments: dict[str, Any] = {
         "model": str(model),
         "graphs": [{"qdq": str(graphs[k]), "policy": encode(policies[k])} for k in keys],

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.codec import decode, encode
-from edgekit.core.files import write_json
+from edgekit.core.files import atomic_file, write_json
 from edgekit.core.model import Signature
 from edgekit.core.packages import require
 from edgekit.core.progress import report_progress
@@ -33,6 +33,7 @@ from edgekit.quantize.observers import (
 )
 from edgekit.quantize.observers.session import observing_session
 from edgekit.quantize.placement import place
+from edgekit.quantize.widen_halves import WIDENED, widen_halves
 
 __all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
 
@@ -76,17 +77,23 @@ def calibrate_file(
 ) -> dict[str, Any]:
     """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`.
 
-    `leave_float` is that of the `QuantizationOptions` of the graphs that are to be quantized.
-    With `state`, what was seen is kept in that file every `keep_every_s` seconds, and a run that finds it
-    goes on from there to the same bytes. The caller names it by everything that decides the result.
+    A model that computes in float16 is calibrated as the graph that computes in float32, and that is written
+    beside `out` as `WIDENED`. `leave_float` is that of the `QuantizationOptions` of the graphs that are to be
+    quantized. With `state`, what was seen is kept in that file every `keep_every_s` seconds, and a run that
+    finds it goes on from there to the same bytes. The caller names it by everything that decides the result.
     """
     from edgekit.core.samples import open_samples
 
     chosen = decode(CalibrationOptions, options, where="calibration")
     samples = open_samples(chosen.data, decode(Signature, signature, where="signature"))
     onnx = require("onnx", needed_for="calibration")
+    proto = onnx.load(model)
+    if widen_halves(proto):
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        with atomic_file(Path(out).with_name(WIDENED)) as temporary:
+            temporary.write_bytes(proto.SerializeToString(deterministic=True))
     run = CalibrationRun(
-        onnx.load(model),
+        proto,
         policies=[decode(Int8Policy, p, where="policy") for p in policies],
         method=Method(name=chosen.method, percentile=chosen.percentile),
         batch=samples.model_batch,

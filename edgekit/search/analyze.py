@@ -18,7 +18,7 @@ from edgekit.core.target import Int8Policy, load_target
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.metrics import ERROR_METRICS
 from edgekit.pipeline.job import Job
-from edgekit.pipeline.quantizing import calibration_of
+from edgekit.pipeline.quantizing import calibrated
 from edgekit.pipeline.reading import read_model
 from edgekit.pipeline.steps import StepRunner
 from edgekit.quantize.simulation_request import Judged, SimulationRequest
@@ -105,7 +105,7 @@ def _measured(job: Job, policy: Int8Policy, options: AnalysisOptions) -> Any:
     data = options.data or calibration.data
     labelled = options.metric is not None and options.metric not in ERROR_METRICS
     samples = open_samples(data, job.model.signature, need_labels=labelled)
-    ranges = calibration_of(job, [policy])
+    job, ranges = calibrated(job, [policy])
     request = SimulationRequest(
         model=str(job.model.path),
         calibration=str(ranges),

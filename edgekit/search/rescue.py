@@ -25,7 +25,7 @@ from edgekit.core.target import Int8Policy, Target, load_target
 from edgekit.measure.standing import keeps
 from edgekit.pipeline.convert import lower_graph
 from edgekit.pipeline.job import Job, Mended
-from edgekit.pipeline.quantizing import calibration_of, evened_out, quantized_graph
+from edgekit.pipeline.quantizing import calibrated, evened_out, quantized_graph
 from edgekit.quantize.mixture import Mixture
 from edgekit.quantize.simulation_request import Judged, SimulationRequest
 from edgekit.search.analyze import judged_output
@@ -193,10 +193,10 @@ class _Attempts:
         """The mixtures that keep `budgets` in simulation, from the cache when they were searched before."""
         wide = self.target.int16x8 if "int16x8" in self.target.precisions else None
         policies = [self.policy, *([wide] if wide else [])]
-        job = evened_out(self._job(recipe), policies)
+        job, ranges = calibrated(evened_out(self._job(recipe), policies), policies)
         request = SimulationRequest(
             model=str(job.model.path),
-            calibration=str(calibration_of(job, policies)),
+            calibration=str(ranges),
             policy=self.policy,
             wide=wide,
             options=replace(job.recipe.quantization, rescue=False),
