@@ -35,8 +35,6 @@ def finetune_file(
     module = trainable(Path(model))
     check_batch(module, chosen)
     objective = objective_of(module, Path(teacher) if teacher else None, data, chosen, soft)
-    if objective.teacher is not None:
-        _check_teacher(module, objective, data)
     judge = judge_of(module, objective, data, chosen)
     place = Path(checkpoint) if checkpoint else None
     done: Trained = train(module, objective, data, chosen, judge=judge, checkpoint=place)
@@ -45,17 +43,3 @@ def finetune_file(
         place.unlink(missing_ok=True)
     answer: dict[str, Any] = encode(done)
     return answer
-
-
-def _check_teacher(module: Any, objective: Any, data: Any) -> None:
-    from edgekit.train.judging import tensors
-    from edgekit.train.teaching import named_call, watch
-
-    inputs = tensors(data.batch(0))[0]
-    seen: dict[str, Any] = {}
-    handles = watch(module, objective.teacher.layers, seen)
-    with require("torch").no_grad():
-        outputs = named_call(module, inputs)
-    for handle in handles:
-        handle.remove()
-    objective.teacher.check_outputs(outputs, seen, inputs)

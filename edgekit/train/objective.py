@@ -12,7 +12,7 @@ from edgekit.train.data import TrainingData
 from edgekit.train.from_graph import trainable
 from edgekit.train.judging import Judge, settled_metric, tensors
 from edgekit.train.losses import Objective, label_loss, output_forms
-from edgekit.train.teaching import Teacher, matching_layers, named_call
+from edgekit.train.teaching import Teacher, matching_layers, named_call, watch
 
 __all__ = ["check_batch", "judge_of", "judged_output", "objective_of"]
 
@@ -43,6 +43,7 @@ def objective_of(
     if teacher is not None:
         network = trainable(teacher)
         taught = Teacher(module=network, layers=matching_layers(network, distillation.features))
+        _check_comparable(module, taught, inputs)
     return Objective(labels=loss, teacher=taught, distillation=distillation, forms=forms)
 
 
@@ -72,3 +73,16 @@ def check_batch(module: Any, options: TrainingOptions) -> None:
         raise UsageError(
             f"this graph takes one sample at a time: {module.meta['batch']}", hint="batch_size = 1"
         )
+
+
+def _check_comparable(module: Any, teacher: Teacher, inputs: dict[str, Any]) -> None:
+    seen: dict[str, Any] = {}
+    unknown = [name for name in teacher.layers if name not in dict(module.named_modules())]
+    if unknown:
+        raise UsageError(f"features: the trained network has no layer {unknown[0]!r}, which the teacher has")
+    handles = watch(module, teacher.layers, seen)
+    with require("torch").no_grad():
+        outputs = named_call(module, inputs)
+    for handle in handles:
+        handle.remove()
+    teacher.check_outputs(outputs, seen, inputs)

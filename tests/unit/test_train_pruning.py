@@ -357,3 +357,11 @@ def test_a_student_of_other_ports_is_refused_with_both_signatures(model, tmp_pat
     )
     with pytest.raises(UsageError, match=r"the student has x: float32\[1, 3\]"):
         edgekit.run(recipe)
+
+
+def test_features_of_layers_that_lost_channels_are_refused_with_both_shapes(model, tmp_path):
+    from edgekit.core.training import DistillationOptions
+
+    layers = [layer.path for layer in trainable(model).meta["layers"]]
+    with pytest.raises(UsageError, match="whose width is the same in both"):
+        step(model, tmp_path, remove=0.5, epochs=1, distill=DistillationOptions(features=(layers[0],)))

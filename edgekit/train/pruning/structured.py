@@ -174,7 +174,12 @@ def _cut(
             if why := agrees(model, groups, removal, current):
                 raise Unsupported(f"the cut graph was not proven: {why}")
         save_model(smaller, file)
-    return judge(trainable(file), named_call) if judge else None
+    if judge is None or data is None or options.recovery is None:
+        return None
+    module = trainable(file)
+    if options.learn_from == "teacher":  # named layers that lost channels cannot be compared: said here
+        objective_of(module, teacher, data, options.recovery, options.distill)
+    return judge(module, named_call)
 
 
 def _to_latency(
