@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ def free_batch(module: Any, path: Path) -> Any:
 
     Before: sizes of a batch of one stand in Reshape and Expand. Two generated input sets run alone and
     joined along their batch axes. At every node the joined answer must be the two answers joined along one
-    axis, or equal to both; where it is not, the places of a shape that could hold the batch are tried. Must
-    not change: what a batch of one gives. `meta["batch"]` is "" or the node and why; `meta["batch_axes"]` is
-    the axis of each input (None: it has none).
+    axis, or along a part of one, or equal to both; where it is not, the places of a shape that could hold the
+    batch are tried, first that with as much before the batch as there was. Must not change: what a batch of
+    one gives. `meta["batch"]` is "" or the node and why; `meta["batch_axes"]` is the axis of each input
+    (None: it has none).
     """
     torch = require("torch")
     sets = [[torch.from_numpy(a) for a in generate_inputs(path, seed).values()] for seed in (0, 1)]
@@ -100,17 +102,36 @@ def _step(node: Any, runs: list[Any]) -> bool:
 def _agrees(a: Any, b: Any, both: Any) -> bool:
     if isinstance(a, (tuple, list)):
         return all(_agrees(*leaves) for leaves in zip(a, b, both, strict=True))
-    torch = require("torch")
     if a.shape == both.shape:
         return bool(_close(a, both) and _close(b, both))
+    return _outer(a, b, both) > 0
+
+
+def _outer(a: Any, b: Any, both: Any) -> int:
+    """How many runs of the two answers, joined, follow each other: 1 along a first axis; 0 if none."""
+    torch = require("torch")
     if a.dim() != both.dim():
-        return False
-    grown = [i for i in range(a.dim()) if both.shape[i] == a.shape[i] + b.shape[i]]
-    return any(
-        both.shape[:i] + both.shape[i + 1 :] == a.shape[:i] + a.shape[i + 1 :]
-        and _close(torch.cat([a, b], i), both)
-        for i in grown
-    )
+        return 0
+    for i in range(a.dim()):
+        grown = both.shape[i] == a.shape[i] + b.shape[i]
+        if not grown or both.shape[:i] + both.shape[i + 1 :] != a.shape[:i] + a.shape[i + 1 :]:
+            continue
+        for n in _parts(a, i):
+            joined = torch.cat([_cut(t, i, n) for t in (a, b)], i + 1)
+            if _close(joined, _cut(both, i, n)):
+                return n * math.prod(a.shape[:i])
+    return 0
+
+
+def _parts(tensor: Any, axis: int) -> list[int]:
+    """In how many parts an axis may be cut: the batch lies between, where (T, N, D) became (T * N, D)."""
+    size = tensor.shape[axis]
+    return [n for n in range(1, size + 1) if size % n == 0]
+
+
+def _cut(tensor: Any, axis: int, parts: int) -> Any:
+    """The tensor with an axis as two: `parts`, and what each holds."""
+    return tensor.reshape(*tensor.shape[:axis], parts, -1, *tensor.shape[axis + 1 :])
 
 
 def _close(expected: Any, got: Any) -> bool:
@@ -128,7 +149,11 @@ def _opened(node: Any, runs: list[Any]) -> bool:
     if node.op != "call_function" or node.target not in (torch.reshape, broadcast_to):
         return False
     shape = list(node.args[1])
-    places = sorted(range(len(shape)), key=lambda i: (shape[i] != 1, i))
+    before = _outer(*(run.env[node.args[0]] for run in runs))
+    matrix = len(shape) == 2  # rows and features: the batch belongs to the rows
+    places = sorted(
+        range(len(shape)), key=lambda i: (not matrix and math.prod(shape[:i]) != before, shape[i] != 1, i)
+    )
     for place in places:
         trial = [-1 if i == place else size for i, size in enumerate(shape)]
         if node.target is broadcast_to:
