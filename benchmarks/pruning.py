@@ -83,7 +83,7 @@ def directly(options: TrainingOptions, images: np.ndarray, remove: float, scratc
     for percent in range(1, 100):
         module = copy.deepcopy(whole)
         pruner = pruning.pruner.MagnitudePruner(
-            module, example, importance=pruning.importance.GroupNormImportance(p=2), round_to=8,
+            module, example, importance=pruning.importance.GroupMagnitudeImportance(p=2), round_to=8,
             pruning_ratio=percent / 100, global_pruning=True, max_pruning_ratio=0.75,
             ignored_layers=[module.head[1]],
         )  # fmt: skip

@@ -47,7 +47,8 @@ def read(tmp_path_factory, edgekit_cache):
 
 
 @pytest.mark.parametrize(("name", "method", "least"), [
-    ("mobilenet_v3", "channels", 9), ("unet", "channels", 12),
+    ("unet", "channels", 12),
+    pytest.param("mobilenet_v3", "channels", 9, marks=pytest.mark.conformance),
     pytest.param("resnet", "channels", 6, marks=pytest.mark.conformance),
     pytest.param("cnn_1d", "channels", 3, marks=pytest.mark.conformance),
     ("transformer", "structured", 4), ("bert", "heads", 2),
@@ -269,7 +270,7 @@ def test_half_of_the_heads_go_and_the_network_stays_exact(read, tmp_path):
     assert np.allclose(got, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("scope", ["global", "uniform"])
+@pytest.mark.parametrize("scope", ["global", pytest.param("uniform", marks=pytest.mark.conformance)])
 def test_weights_go_to_zero_gradually_and_stay_there(model, tmp_path, scope):
     base = accuracy(model.unfolded, tmp_path)
     done = step(model, tmp_path, method="unstructured", remove=0.7, scope=scope)
@@ -343,6 +344,7 @@ def test_a_recipe_prunes_distills_converts_and_judges_beside_the_network_as_it_c
     assert macs_of(load_canonical(model.path)) == macs_of(onnx.load(yardstick))
 
 
+@pytest.mark.conformance
 def test_a_student_of_other_ports_is_refused_with_both_signatures(model, tmp_path):
     from edgekit.core.recipe import Recipe, SourceOptions
     from edgekit.core.training import DistillationOptions
