@@ -119,7 +119,7 @@ def _outer(a: Any, b: Any, both: Any) -> int:
         for n in _parts(a, i):
             joined = torch.cat([_cut(t, i, n) for t in (a, b)], i + 1)
             if _close(joined, _cut(both, i, n)):
-                return n * math.prod(a.shape[:i])
+                return int(n * math.prod(a.shape[:i]))
     return 0
 
 
