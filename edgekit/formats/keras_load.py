@@ -7,8 +7,12 @@ import inspect
 import os
 import re
 import sys
+import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from edgekit.formats.tf_source import TfSource, check_numbers, unique_names
 
 __all__ = ["load_keras"]
 
+_WEIGHTS = "model.weights.h5"  # in an archive
 _UNKNOWN = re.compile(r"(?:Unknown \w[\w ]*: |[Cc]ould not locate \w+ )'([^']+)'")
 
 
@@ -40,8 +45,9 @@ def load_keras(options: SourceOptions, *, keep_whole: bool) -> TfSource:
     safe = require(f"{keras.__name__}.src.saving.serialization_lib").SafeModeScope
     try:
         with safe(not options.trust):
-            load = keras.models.load_model
-            model = load(str(path), custom_objects=own, compile=False, safe_mode=not options.trust)
+            load = partial(keras.models.load_model, custom_objects=own, compile=False)
+            with _weights_on_disk(path, keras) as place:
+                model = load(str(place), safe_mode=not options.trust)
     except Exception as err:  # Keras raises anything here, and so do the user's own layers
         traceback.print_exc()
         raise _cannot_load(err, file, options) from err
@@ -90,6 +96,27 @@ def _keras_for(file: KerasFile) -> tuple[Any, tuple[str, ...]]:
         raise missing from err
     written = f"Keras {file.version} wrote the file" if file.version else "the file names no Keras version"
     return keras, (f"{written}: read by Keras 2 (tf_keras {_version('tf-keras')})",)
+
+
+@contextmanager
+def _weights_on_disk(path: Path, keras: Any) -> Iterator[Path]:
+    """What `load_model` is to be given: a folder with the files of a `.keras` archive.
+
+    From the archive Keras reads all weights into memory before it makes the variables. The file itself where
+    this Keras knows no such folders, for HDF5 files, and for archives that are not as Keras writes them
+    (packed, without weights): it says what is wrong with these.
+    """
+    knows = hasattr(require(f"{keras.__name__}.src.saving.saving_lib"), "_load_model_from_dir")
+    if not knows or not zipfile.is_zipfile(path):
+        yield path
+        return
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        size = sum(item.file_size for item in archive.infolist())
+        if _WEIGHTS not in archive.namelist() or size > path.stat().st_size:
+            yield path
+            return
+        archive.extractall(folder)
+        yield Path(folder)
 
 
 def _version(distribution: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ from edgekit.core.packages import require
 __all__ = ["FrozenGraph", "freeze", "with_weights"]
 
 # Operators that tf2onnx converts alike whether a weight is a constant or an input.
-_READERS = ("BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "GatherV2", "MatMul")
+_READERS = (
+    "BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "GatherV2", "MatMul",
+    "ResourceGather",
+)  # fmt: skip
+_PASSED_ON = ("Identity", "ReadVariableOp")
 _PLAIN = ("float32", "float16", "float64")
 
 
@@ -35,17 +40,24 @@ class FrozenGraph:
 def freeze(function: Any) -> FrozenGraph:
     """A concrete function as one graph, its variables constants, the functions it calls inlined.
 
-    A large weight that plain products, convolutions and look-ups alone read becomes a Placeholder.
+    A large weight that plain products, convolutions and look-ups alone read becomes a Placeholder; one that a
+    loop or a branch takes does not: what is inside has to know its shape.
     """
     convert = require("tensorflow.python.framework.convert_to_constants")
     large: dict[str, Any] = {}
 
     class Sparing(convert._FunctionConverterDataInEager):  # type: ignore[misc, name-defined]
+        @cached_property
+        def readers(self) -> dict[str, list[Any]]:
+            return _readers(self.graph_def)
+
         def _eval(self, tensor: Any) -> Any:
             if _is_large(tensor):
                 inside = next(i for outside, i in function.graph.captures if outside is tensor.handle)
-                large[inside.name.partition(":")[0]] = tensor
-                return np.zeros((), tensor.dtype.as_numpy_dtype)
+                name = inside.name.partition(":")[0]
+                if _read_plainly(name, self.readers):
+                    large[name] = tensor
+                    return np.zeros((), tensor.dtype.as_numpy_dtype)
             return tensor.numpy()
 
     data = Sparing(func=function, lower_control_flow=False, aggressive_inlining=True)
@@ -78,30 +90,34 @@ def _is_large(tensor: Any) -> bool:
     return known and tensor.shape.num_elements() * tensor.dtype.size >= LARGE_BYTES
 
 
-def _taken_out(graph_def: Any, large: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Let Placeholders stand for the large variables that `_READERS` alone read; constants for the others."""
-    framework = require("tensorflow.python.framework.tensor_util")
+def _readers(graph_def: Any) -> dict[str, list[Any]]:
+    """The nodes that read each node; "^name" waits for it and reads nothing."""
     readers: dict[str, list[Any]] = {}
     for node in graph_def.node:
-        for name in (n for n in node.input if not n.startswith("^")):  # these wait for it and read nothing
+        for name in node.input:
             readers.setdefault(name.partition(":")[0], []).append(node)
-    inside = {n for f in graph_def.library.function for node in f.node_def for n in node.input}
+    return readers
 
-    def plain(name: str) -> bool:
-        reading = readers.get(name, [])
-        return name not in inside and all(
-            plain(node.name) if node.op == "Identity" else node.op in _READERS for node in reading
-        )
 
+def _read_plainly(variable: str, readers: Mapping[str, list[Any]]) -> bool:
+    """Whether `_READERS` alone read the variable of this name."""
+    names = [variable]
+    while names:
+        reading = readers.get(names.pop(), [])
+        if not all(node.op in (*_READERS, *_PASSED_ON) for node in reading):
+            return False
+        names += [node.name for node in reading if node.op in _PASSED_ON]
+    return True
+
+
+def _taken_out(graph_def: Any, large: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Let Placeholders stand for the constants that are named after these variables: their values."""
     weights: dict[str, NDArray[Any]] = {}
     for node in graph_def.node:
         if node.name not in large:
             continue
         variable = large[node.name]
-        if not plain(node.name):
-            node.attr["value"].tensor.CopyFrom(framework.make_tensor_proto(variable.numpy()))
-            continue
-        weights[node.name] = np.asarray(variable.numpy())
+        weights[node.name] = np.asarray(memoryview(variable.read_value()))  # `numpy` would copy it
         dtype = node.attr["dtype"].type
         node.op = "Placeholder"
         node.attr.clear()

@@ -74,6 +74,7 @@ def read(models: Path) -> dict[str, Any]:
         "broken": case("keras", "broken.h5"),
         "one": case("saved-model", "one"),
         "exported": case("saved-model", "exported"),
+        "wide": case("saved-model", "wide"),
         "two": case("saved-model", "two"),
         "grow": case("saved-model", "two", signature="grow"),
         "unknown": case("saved-model", "two", signature="grwo"),
@@ -91,7 +92,7 @@ GOOD = (
     "cnn",
     "mobile",
     "unet", "lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn", "trusted code",
-    "trusted layers", "one", "exported", "grow",
+    "trusted layers", "one", "exported", "wide", "grow",
 )  # fmt: skip
 
 

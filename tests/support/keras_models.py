@@ -37,6 +37,8 @@ def networks(folder: Path) -> None:
     gru = keras.Sequential([keras.Input((6, 3), name="series"), k.GRU(4), k.Dense(2, name="turn")])
     gru.save(folder / "gru.keras")
     gru.export(folder / "exported", verbose=False)  # a SavedModel: a while loop, one signature of two names
+    wide = keras.Sequential([keras.Input((3, 8), name="series"), k.GRU(96), k.Dense(2, name="turn")])
+    wide.export(folder / "wide", verbose=False)  # a loop takes a weight that is not small
     keras.Sequential([
         keras.Input((7,), name="words"), k.Embedding(30, 8, mask_zero=True), k.LSTM(4),
         k.Dense(1, activation="sigmoid", name="mood"),
