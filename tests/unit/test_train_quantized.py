@@ -209,7 +209,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_checkpoint_and_writes_no_graph(
     options = QatOptions(
         training=training(place, "samples.npz", epochs=30, learning_rate=1e6, warmup=0.5, optimizer="sgd")
     )
-    with pytest.raises(StepError, match="became (nan|inf)"):
+    with pytest.raises(StepError, match=r"became (nan|inf)"):
         step(place, tmp_path, "onnxruntime", options=options, checkpoint=str(kept))
     assert [p.name for p in tmp_path.iterdir()] in ([], ["kept"])
 
