@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "LARGE_BYTES",
+    "digest_aside",
     "fill",
     "hollow_copy",
     "is_hollow",
@@ -119,6 +121,14 @@ def values_aside(tensor: Any) -> NDArray[Any]:
     return data[offset : offset + length].view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
 
 
+def digest_aside(tensor: Any) -> bytes:
+    """SHA-256 of the data of a hollow tensor."""
+    digest = sha256()
+    for chunk in _chunks(tensor, {}):
+        digest.update(chunk)
+    return digest.digest()
+
+
 def fill(tensor: Any) -> None:
     """Put the data of a hollow tensor into the message."""
     data = b"".join(_chunks(tensor, {}))
@@ -157,6 +167,7 @@ def set_aside(model: Message, path: Path) -> Message:
             data = tensor.raw_data
             if len(data) >= LARGE_BYTES and made_hollow(tensor, path, stream.tell(), len(data)):
                 stream.write(data)
+    _mapped.cache_clear()  # what was read of the files before counts as memory as long as they are mapped
     hollow = type(model).FromString(model.SerializeToString())  # type: ignore[attr-defined]
     return cast(Message, hollow)
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edgekit.core.large_tensors import fill, is_hollow, values_aside, without_hollow
+from edgekit.core.large_tensors import digest_aside, fill, is_hollow, values_aside, without_hollow
 from edgekit.core.packages import require
 from edgekit.errors import MissingPackage, StepError
 from edgekit.graph.result import PassResult
-from edgekit.graph.walk import node_reads
+from edgekit.graph.walk import node_reads, rename_reads
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,6 +43,7 @@ def apply(model: ModelProto) -> PassResult:
     when onnxsim fails or takes a rich operator apart.
     """
     nodes, signature, rich = len(model.graph.node), _signature(model), _rich(model)
+    _merge_equal(model)
     _bring(model)
     try:
         simplified = without_hollow(model, _simplified)
@@ -71,6 +72,21 @@ def _simplified(model: ModelProto) -> ModelProto:
         simplified: ModelProto = onnxsim.simplify(model, skip_fuse_bn=True, **options)[0]
     require("onnx").checker.check_model(simplified, full_check=False)
     return simplified
+
+
+def _merge_equal(model: ModelProto) -> None:
+    """Let one hollow initializer stand for all equal ones, as onnxsim does with those that it is given."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renames: dict[str, str] = {}
+    for tensor in (t for t in model.graph.initializer if is_hollow(t)):
+        key = (tensor.data_type, tuple(tensor.dims), digest_aside(tensor))
+        renames[tensor.name] = first.setdefault(key, tensor.name)
+    ends = {value.name for value in (*model.graph.input, *model.graph.output)}
+    renames = {old: new for old, new in renames.items() if old != new and old not in ends}
+    if renames:
+        rename_reads(model.graph, renames)
+        for tensor in [t for t in model.graph.initializer if t.name in renames]:
+            model.graph.initializer.remove(tensor)
 
 
 def _bring(model: ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgekit.core.large_tensors import (
     values_aside,
     without_hollow,
 )
-from edgekit.graph import dead_code, fold_constants
+from edgekit.graph import dead_code, fold_constants, simplify
 
 SIDE = 256  # of a weight of SIDE * SIDE float32: four times LARGE_BYTES
 
@@ -101,3 +102,19 @@ def test_what_is_folded_of_a_hollow_weight_can_be_set_aside(file: Path, tmp_path
         numpy_helper.to_array(transposed), numpy_helper.to_array(network().graph.initializer[0]).T
     )
     assert [node.op_type for node in folded.node] == ["MatMul", "MatMul", "Add"]
+
+
+def test_equal_weights_that_stay_in_the_file_are_stored_once(
+    tmp_path: Path, need: Callable[[str], None]
+) -> None:
+    need("onnxsim")
+    kernel = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", [a, w], [b], pads=[1] * 4) for a, w, b in ("xph", "hqy")]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64, 4, 4]) for n in "xy"]
+    tensors = [numpy_helper.from_array(kernel, n) for n in "pq"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(made, tmp_path / "m.onnx")
+    simplified = simplify.apply(load_hollow(tmp_path / "m.onnx", onnx.ModelProto())).model
+    assert [t.name for t in simplified.graph.initializer] == ["p"]
+    assert [node.input[1] for node in simplified.graph.node] == ["p", "p"]
