@@ -25,6 +25,7 @@ _SMALLER = frozenset(
      "Transpose", "Unique", "Unsqueeze")
 )  # fmt: skip
 _LARGEST = 1 << 20  # elements: a larger constant costs more in the file than its node does at run time
+_AT_ONCE = 1 << 25  # bytes
 # Two of the same are not the same; and quantizers hold what later steps read from the graph.
 _NEVER = (
     "Bernoulli", "DequantizeLinear", "Multinomial", "QuantizeLinear", "RandomNormal", "RandomNormalLike",
@@ -51,15 +52,21 @@ def apply(model: ModelProto) -> PassResult:
 
 
 def fold_hollow(graph: GraphProto) -> bool:
-    """Fold, in place, the nodes that make one constant of a hollow initializer alone; whether any was."""
+    """Fold, in place, nodes that make one constant of a hollow initializer alone; whether any was.
+
+    It ends when what was made is `_AT_ONCE`, for that to be set aside before it goes on.
+    """
     hollow = {tensor.name for tensor in graph.initializer if is_hollow(tensor)}
     outputs = {value.name for value in graph.output}
     if not any(node.op_type in _SMALLER and hollow.intersection(node.input) for node in graph.node):
         return False
     onnx = require("onnx")
     known = constants(graph)
+    made = 0
     changed = False
     for node in list(graph.node):
+        if made >= _AT_ONCE:
+            break
         reads = [name for name in node.input if name]
         alone = hollow.intersection(reads) and all(name in known for name in reads)
         if not alone or node.op_type not in _SMALLER or outputs.intersection(node.output):
@@ -68,6 +75,7 @@ def fold_hollow(graph: GraphProto) -> bool:
         if values is not None:
             for name, value in values.items():
                 graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
+                made += value.nbytes
             graph.node.remove(node)
             changed = True
     return changed
