@@ -116,15 +116,12 @@ def _spread(
     index: GraphIndex, policy: Int8Policy, kept: set[str], weighted: dict[str, WeightedNode]
 ) -> tuple[set[str], set[str], list[Any]]:
     """The integer nodes, the tensors that get quantizers, and the nodes that move integers."""
-    integer = {
-        n.name
-        for n in index.model.graph.node
-        if n.name not in kept and _runs_integer(index, policy, n, weighted)
-    }
+    able = {n.name for n in index.model.graph.node if _runs_integer(index, policy, n, weighted)}
+    integer = able - kept
     # What a kept operator would have absorbed stays without quantizers, too: no range of it was calibrated.
     absorbers = [n for n in index.model.graph.node if n.name in integer | kept]
     integer -= {a.name for n in absorbers for a in _absorbed_affine(index, policy, n)}
-    wanted = _directly_wanted(index, policy, integer)
+    wanted = _directly_wanted(index, policy, integer) - _summed(index, policy, able)
     _move_back(index, policy, integer, wanted, kept)
     return integer, wanted, _spread_through_shared(index, policy, wanted, kept)
 
@@ -247,12 +244,16 @@ def _directly_wanted(index: GraphIndex, policy: Int8Policy, integer: set[str]) -
     for node in nodes:
         if node.op_type not in policy.float_output_ops:
             wanted.add(_end_of_fusion(index, policy, node))
-    return wanted - _summed(index, policy, nodes)
+    return wanted
 
 
-def _summed(index: GraphIndex, policy: Int8Policy, nodes: list[Any]) -> set[str]:
-    """What an operator of `sum_absorbers` gives to the Add that it absorbs."""
-    absorbers = {n.output[0] for n in nodes if n.op_type in policy.sum_absorbers}
+def _summed(index: GraphIndex, policy: Int8Policy, able: set[str]) -> set[str]:
+    """What an operator of `sum_absorbers` gives to the Add that it absorbs.
+
+    Whichever of the two is kept in float32: what is quantized is never more than without keeping any.
+    """
+    nodes = index.model.graph.node
+    absorbers = {n.output[0] for n in nodes if n.op_type in policy.sum_absorbers and n.name in able}
     found: set[str] = set()
     for node in nodes:
         if node.op_type == "Add" and all(index.is_float_activation(i) for i in node.input):

@@ -232,3 +232,17 @@ def test_what_convolutions_read_in_openvino_keeps_its_zero_point():
     affines = _affines(place(index, policy), calibrate(index.model, iter(samples), policies=[policy]), policy)
     assert affines[index.inputs[0]].dtype == "uint8"
     assert affines[index.inputs[0]].zero_point > 0
+
+
+@pytest.mark.parametrize("keep", [(), ("left",), ("right",), ("sum",), ("left", "sum")])
+def test_a_convolution_absorbs_a_sum_in_openvino_whatever_is_kept(keep):
+    b = GraphBuilder()
+    parts = [b.conv("image", name, 3, 4) for name in ("left", "right")]
+    b.conv(b.add("Add", parts, "sum"), "last", 4, 4)
+    index = index_graph(b.build({"image": [1, 3, 8, 8]}, ["last"]))
+    policy = load_target("openvino").int8
+    names = {n.output[0]: n.name for n in index.model.graph.node}
+    tensors = set(place(index, policy, [names[k] for k in keep]).tensors)
+    assert "left" not in tensors
+    assert tensors <= set(place(index, policy).tensors)
+    assert "left" in place(index, ORT).tensors
