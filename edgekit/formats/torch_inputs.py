@@ -170,7 +170,7 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
     """The example input and others of its shapes, to tell what an exporter baked in for the example.
 
     First the example; then its mirror image (floats negated, integers in the opposite order); then other
-    values (floats three times as large); and where inputs are 1 everywhere, as a mask of nothing is, the
+    values (floats three times as large) and theirs, since that of an example of zeros is no other; and where inputs are 1 everywhere, as a mask of nothing is, the
     example with the last half of one of them 0.
     """
     torch = require("torch")
@@ -193,7 +193,9 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
         return torch.randint(low, high + 1, t.shape, generator=generator, dtype=t.dtype)
 
     yield {n: mirrored(t).contiguous() for n, t in example.items()}
-    yield {n: other(n, t) for n, t in example.items()}
+    others = {n: other(n, t) for n, t in example.items()}
+    yield others
+    yield {n: mirrored(t).contiguous() for n, t in others.items()}
     masks = [n for n, t in example.items() if t.ndim and t.shape[-1] > 1 and bool((t == 1).all())]
     for name in masks[:_MASKS]:
         masked = example[name].clone()

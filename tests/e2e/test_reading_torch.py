@@ -69,6 +69,7 @@ class Branch(nn.Module):
         return self.dense(x) if x.sum() > 0 else -self.dense(x)
 
 def branch(): return Branch(), torch.randn(1, 4)
+def branch_of_zeros(): return Branch(), torch.zeros(1, 4)
 """
 
 FILES = """
@@ -133,11 +134,12 @@ def test_integers_keywords_and_nested_outputs_are_read(torch_files: Path, tmp_pa
     assert operators(onnx.load(model.path)).count("LSTM") == 1
 
 
+@pytest.mark.parametrize("factory", ["branch", "branch_of_zeros"])
 def test_a_branch_on_the_data_is_refused_with_the_reason_of_each_exporter(
-    torch_files: Path, tmp_path: Path
+    factory: str, torch_files: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Unsupported) as caught:
-        read(f"{torch_files}/net.py:branch", tmp_path / "out")
+        read(f"{torch_files}/net.py:{factory}", tmp_path / "out")
     legacy, dynamo = caught.value.reasons
     assert "does not answer like the module: output 'output': differs by up to" in legacy.why
     assert "data-dependent" in dynamo.why
