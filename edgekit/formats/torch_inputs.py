@@ -170,8 +170,8 @@ def input_sets(source: TorchSource) -> Iterator[dict[str, torch.Tensor]]:
     """The example input and others of its shapes, to tell what an exporter baked in for the example.
 
     First the example; then its mirror image (floats negated, integers in the opposite order); then other
-    values (floats three times as large) and theirs, since that of an example of zeros is no other; and where inputs are 1 everywhere, as a mask of nothing is, the
-    example with the last half of one of them 0.
+    values (floats three times as large) and their mirror image, since that of zeros is the same; and where
+    inputs are 1 everywhere, as a mask of nothing is, the example with the last half of one of them 0.
     """
     torch = require("torch")
     generator = torch.Generator().manual_seed(1)
