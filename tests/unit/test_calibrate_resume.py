@@ -88,7 +88,7 @@ def _samples_read(arguments, out, state) -> int:
     with os.fdopen(reading, "rb") as stream:
         lines = [json.loads(line) for line in stream]
     assert child.wait() == 0
-    assert lines[-1] == [SAMPLES, SAMPLES]
+    assert lines[-1] == [SAMPLES, SAMPLES, ""]  # done, of, note
     return len(lines)
 
 
