@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from graph_models import graph, normal
@@ -14,7 +15,6 @@ from trained_forms import agreement, canonical, derivative_error, gradients_miss
 from edgekit.errors import Unsupported, UsageError
 from edgekit.train import trainable, write_back
 
-onnx = pytest.importorskip("onnx")
 F = np.float32
 QUICK = ["mobilenet_v2", "lstm", "bert"]
 
