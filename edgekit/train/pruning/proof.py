@@ -48,12 +48,13 @@ def agrees(model: Any, groups: Sequence[Group], removal: Removal, path: Path) ->
     """"" where the cut graph answers like the masked one, else what went wrong."""
     try:
         smaller = cut_graph(model, groups, removal)
-        got = _answers(smaller, path)
     except EdgekitError as err:
         first = getattr(err, "reasons", ())
         return f"{first[0].node}: {first[0].why}" if first else err.message
+    try:
+        got = _answers(smaller, path)
     except Exception as err:  # ONNX Runtime has error types of its own
-        return f"the cut graph does not run: {str(err).splitlines()[0]}"
+        return f"the cut graph does not run: {next(iter(str(err).splitlines()), type(err).__name__)}"
     wanted = _answers(masked_graph(model, groups, removal), path)
     for mine, theirs in zip(got, wanted, strict=True):
         if mine.shape != theirs.shape:
