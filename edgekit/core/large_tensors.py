@@ -46,7 +46,7 @@ _DIMS, _TYPE, _RAW = 1, 2, 9  # of TensorProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _CHUNK = 1 << 24
 
-Message = TypeVar("Message")
+Message = TypeVar("Message", bound=Any)  # a ModelProto: onnx is not imported here
 
 
 class _Damaged(Exception):
@@ -66,7 +66,7 @@ def load_hollow(path: Path, model: Message) -> Message:
                 text = b"".join(_hollow_model(data, str(path.absolute())))
             except (_Damaged, IndexError):
                 text = data[:]
-    model.ParseFromString(text)  # type: ignore[attr-defined]
+    model.ParseFromString(text)
     return model
 
 
@@ -97,14 +97,14 @@ def made_external(tensor: Any, location: str, offset: int, length: int) -> None:
 
 def hollow_copy(model: Message) -> Message:
     """The model without the data of any large initializer, for tools that look at types and shapes alone."""
-    copy = type(model)()
+    copy: Message = type(model)()
     for source, target, without in (
         (model, copy, "graph"),
-        (model.graph, copy.graph, "initializer"),  # type: ignore[attr-defined]
+        (model.graph, copy.graph, "initializer"),
     ):
         _copy_fields(source, target, lambda field, without=without: field.name != without)  # type: ignore[misc]
-    for tensor in model.graph.initializer:  # type: ignore[attr-defined]
-        made = copy.graph.initializer.add()  # type: ignore[attr-defined]
+    for tensor in model.graph.initializer:
+        made = copy.graph.initializer.add()
         large = len(tensor.raw_data) >= LARGE_BYTES
         _copy_fields(tensor, made, lambda field, large=large: not large or field.name != "raw_data")  # type: ignore[misc]
         if large:
@@ -139,7 +139,7 @@ def fill(tensor: Any) -> None:
 
 def without_hollow(model: Message, change: Callable[[Message], Message]) -> Message:
     """`change(model)`, with the hollow initializers as inputs meanwhile: for tools that know files alone."""
-    graph = model.graph  # type: ignore[attr-defined]
+    graph = model.graph
     aside = [type(t).FromString(t.SerializeToString()) for t in graph.initializer if is_hollow(t)]
     if not aside:
         return change(model)
@@ -154,7 +154,7 @@ def without_hollow(model: Message, change: Callable[[Message], Message]) -> Mess
             value.type.tensor_type.shape.dim.add().dim_value = size
         value.type.tensor_type.shape.SetInParent()
     changed = change(model)
-    graph = changed.graph  # type: ignore[attr-defined]
+    graph = changed.graph
     _keep(graph.input, lambda value: value.name not in names or value.name in listed)
     graph.initializer.extend(aside)
     return changed
@@ -163,12 +163,12 @@ def without_hollow(model: Message, change: Callable[[Message], Message]) -> Mess
 def set_aside(model: Message, path: Path) -> Message:
     """The model with the data of its large initializers in the new file `path`, and in it no longer."""
     with path.open("wb") as stream:
-        for tensor in model.graph.initializer:  # type: ignore[attr-defined]
+        for tensor in model.graph.initializer:
             data = tensor.raw_data
             if len(data) >= LARGE_BYTES and made_hollow(tensor, path, stream.tell(), len(data)):
                 stream.write(data)
     _mapped.cache_clear()  # what was read of the files before counts as memory as long as they are mapped
-    hollow = type(model).FromString(model.SerializeToString())  # type: ignore[attr-defined]
+    hollow = type(model).FromString(model.SerializeToString())
     return cast(Message, hollow)
 
 
