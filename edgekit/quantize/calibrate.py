@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from edgekit.quantize.observers import (
     add_reductions,
     add_values,
 )
-from edgekit.quantize.observers.session import observing_session
+from edgekit.quantize.observers.session import observing_session, share_cores
 from edgekit.quantize.placement import place
 from edgekit.quantize.widen_halves import WIDENED, widen_halves
 
 __all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
+_Found = tuple[list[NDArray[Any]], dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +132,8 @@ def calibrate(
     """Observe every tensor that any of `policies` quantizes, over `batches` of `batch` samples each.
 
     `batches` yields input name -> array with the shape of the model's input. Memory does not grow with their
-    number. `method` is min-max when left out. Raises `UsageError` for no samples, an array of another shape
-    or an activation that is not finite.
+    number. `method` is min-max when left out, `threads` as many as there are cores. Raises `UsageError` for
+    no samples, an array of another shape or an activation that is not finite.
     """
     run = CalibrationRun(
         model,
@@ -172,31 +174,35 @@ class CalibrationRun:
         self.reduced = reduced.outputs
         self.names = [n for n in dict.fromkeys([*self.reduced, *self.values.values()]) if n in made]
         self.counts_calls = len(reduced.model.graph.input) > len(model.graph.input)
+        self.workers, threads = share_cores(index, threads)
         self.session = observing_session(reduced.model, threads=threads)
 
     def feed(
         self, batches: Batches, *, total: int = 0, keep: Path | None = None, keep_every_s: float = 10.0
     ) -> None:
-        """Take in `batches`: the next is read, and the last counted, while the engine runs."""
-        seen = self.observation
-        start, saved, pending = seen.calls, time.perf_counter(), None
-        with ThreadPoolExecutor(max_workers=1) as counter:
+        """Take in `batches`: the next is read, and the last counted in their order, while the engine runs."""
+        seen, saved = self.observation, time.perf_counter()
+        start = seen.calls
+
+        def take(found: _Found) -> None:
+            nonlocal saved
+            seen.update(*found)
+            report_progress(seen.samples, total)
+            if keep and seen.calls > start + 1 and time.perf_counter() - saved >= keep_every_s:
+                seen.save(keep)
+                saved = time.perf_counter()
+
+        with ThreadPoolExecutor(max_workers=self.workers) as engine:
+            running: deque[Future[_Found]] = deque()
             for call, inputs in enumerate(_ahead(batches), start=start):
                 self._check(inputs, call)
-                found = self._run(inputs, call)
-                if pending is not None:
-                    pending.result()
-                if keep and call > start and time.perf_counter() - saved >= keep_every_s:
-                    seen.save(keep)
-                    saved = time.perf_counter()
-                pending = counter.submit(seen.update, *found)
-                report_progress((call + 1) * seen.batch, total)
-            if pending is not None:
-                pending.result()
+                running.append(engine.submit(self._run, inputs, call))
+                if len(running) > self.workers:
+                    take(running.popleft().result())
+            while running:
+                take(running.popleft().result())
 
-    def _run(
-        self, inputs: Mapping[str, NDArray[Any]], call: int
-    ) -> tuple[list[NDArray[Any]], dict[str, NDArray[Any]]]:
+    def _run(self, inputs: Mapping[str, NDArray[Any]], call: int) -> _Found:
         """Minima, maxima and means of one call, and values by tensor."""
         fed = dict(inputs)
         if self.counts_calls:

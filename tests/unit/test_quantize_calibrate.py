@@ -8,7 +8,9 @@ from quantize_models import GraphBuilder, classifier, pictures, run
 from edgekit.core.target import load_target
 from edgekit.errors import InternalError, UsageError
 from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.observers import FloatHistogram, Method
+from edgekit.quantize.observers.session import share_cores
 
 POLICIES = [load_target(name).int8 for name in ("tflite", "onnxruntime")]
 
@@ -65,6 +67,26 @@ def test_a_nan_names_the_tensor_and_the_sample():
     samples[2]["image"][0, 1, 2, 3] = np.nan
     with pytest.raises(UsageError, match=r"NaN or infinity at calibration sample 2"):
         calibrate(classifier(), samples, policies=POLICIES)
+
+
+@pytest.mark.parametrize("method", ["auto", "moving-average"])
+def test_samples_that_run_at_the_same_time_count_in_their_order(method):
+    model, samples = classifier(), pictures(11)
+    found = [
+        calibrate(model, samples, policies=POLICIES, method=Method(name=method), threads=threads)
+        for threads in (1, 4)
+    ]
+    assert found[0] == found[1]
+
+
+def test_calls_that_run_at_the_same_time_have_256_mib_of_activations():
+    shares = {}
+    for side in (64, 1024, 4096):
+        b = GraphBuilder()
+        b.add("Relu", ["image"], "y")
+        index = index_graph(b.build({"image": [1, 3, side, side]}, ["y"]))
+        shares[side] = share_cores(index, 8)
+    assert shares == {64: (8, 1), 1024: (8, 1), 4096: (1, 8)}
 
 
 def test_an_empty_set_is_refused():
