@@ -77,6 +77,8 @@ class Int8Policy:
     `symmetric_ops`: op types whose kernel is fastest with zero point 0 of all it reads. Where `activation` is
     uint8, a tensor that is never negative stays uint8, another is int8; its quantizer sits where the tensor
     is made, before Reshape and the like.
+    `float_attention`: the engine computes attention (two products of activations and the Softmax between
+    them) faster in float than in integers: it stays float.
     """
 
     activation: Literal["uint8", "int8", "int16"]
@@ -95,6 +97,7 @@ class Int8Policy:
     stored_weight_ops: tuple[str, ...] = ()
     symmetric_right_ops: tuple[str, ...] = ()
     symmetric_ops: tuple[str, ...] = ()
+    float_attention: bool = False
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.headroom <= 16.0:

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgekit.core.target import FixedScale, Int8Policy
 from edgekit.errors import UsageError, nearest
+from edgekit.quantize.attention import attention
 from edgekit.quantize.graph_index import GraphIndex, attribute
 from edgekit.quantize.leave_float import float_sums, fragile, islands
 from edgekit.quantize.masks import masks
@@ -75,6 +76,8 @@ def place(
     name that no node has.
     """
     lost = fragile(index, policy) | masks(index) if leave_float else set()
+    if leave_float and policy.float_attention:
+        lost |= attention(index)
     kept = _kept(index, policy, {*keep, *lost})
     weighted = _weighted_nodes(index, policy)
     integer, wanted, shared = _spread(index, policy, kept, weighted)

@@ -1,11 +1,14 @@
 """Where quantizers sit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from quantize_models import GraphBuilder, classifier
 
 from edgekit.core.target import load_target
 from edgekit.errors import UsageError
+from edgekit.quantize.attention import attention as attention_nodes
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.placement import place
@@ -201,7 +204,7 @@ def attention():
 
 
 def test_what_products_read_in_openvino_has_no_zero_point_and_eight_bits_of_its_own_sign():
-    policy, index = load_target("openvino").int8, attention()
+    policy, index = replace(load_target("openvino").int8, float_attention=False), attention()
     rng = np.random.default_rng(0)
     samples = [{"x": rng.normal(1.0, 1.0, (1, 5, 8)).astype(np.float32)} for _ in range(8)]
     affines = _affines(place(index, policy), calibrate(index.model, iter(samples), policies=[policy]), policy)
@@ -209,6 +212,38 @@ def test_what_products_read_in_openvino_has_no_zero_point_and_eight_bits_of_its_
     assert codes["x"] == codes["turned"] == codes["normal"] == codes["rows"] == ("int8", 0)
     assert codes["scores"] == ("uint8", 0)
     assert affines["scores"].scale < 1.1 / 255
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_attention_stays_float_where_the_engine_is_faster_so(target):
+    policy, index = load_target(target).int8, attention()
+    placement = place(index, policy)
+    assert not {"x", "turned", "raw", "scores", "mixed"} & set(placement.tensors)
+    assert [w.op_type for w in placement.weighted] == ["MatMul"]
+    integers = place(index, replace(policy, float_attention=False))
+    assert {"x", "turned", "scores"} <= set(integers.tensors)
+    assert {"x", "turned", "scores"} <= set(place(index, policy, leave_float=False).tensors)
+
+
+def test_scaled_and_masked_scores_are_attention_and_other_products_of_activations_are_not():
+    b = GraphBuilder()
+    scores = b.add("MatMul", ["q", "k"], "raw")
+    scores = b.add("Div", [scores, b.weight("root", 1)], "scaled")
+    scores = b.add("Add", [scores, "mask"], "masked")
+    b.add("MatMul", [b.add("Softmax", [scores], "share", axis=-1), "v"], "mixed")
+    b.add("Softmax", [b.add("MatMul", ["q", "k"], "gram")], "similarity", axis=-1)
+    shapes = {"q": [1, 5, 8], "k": [1, 8, 5], "v": [1, 5, 8], "mask": [1, 5, 5]}
+    index = index_graph(b.build(shapes, ["mixed", "similarity"]))
+    names = {n.output[0]: n.name for n in index.model.graph.node}
+    assert attention_nodes(index) == {names[t] for t in ("raw", "scaled", "masked", "share", "mixed")}
+
+
+def test_scores_that_are_an_output_too_are_no_attention():
+    b = GraphBuilder()
+    scores = b.add("Softmax", [b.add("MatMul", ["q", "k"], "raw")], "scores", axis=-1)
+    b.add("MatMul", [scores, "v"], "mixed")
+    shapes = {"q": [1, 5, 8], "k": [1, 8, 5], "v": [1, 5, 8]}
+    assert not attention_nodes(index_graph(b.build(shapes, ["mixed", "scores"])))
 
 
 def test_a_quantizer_sits_before_moves_to_a_product_unless_something_else_reads_what_they_move():
