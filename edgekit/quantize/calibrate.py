@@ -228,7 +228,8 @@ class CalibrationRun:
         if not seen.calls:
             raise UsageError("no calibration samples", hint="give at least one; 100 or more are better")
         wanted = self.codes if seen.method.by_codes else dict(list(self.codes.items())[:1])
-        found = dict(zip(wanted, seen.chosen(list(wanted.values())), strict=True))
+        chosen = seen.chosen(list(wanted.values()), threads=self.workers)
+        found = dict(zip(wanted, chosen, strict=True))
         return Calibration(
             ranges=next(iter(found.values()), {}),
             means={name: seen.running.means(name) for name in self.weighted},

@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BINS = 2048
+_TINY = 1e-300
+_BLOCK = 32  # candidates whose groups stay in the cache
 _STRIDE = 8  # candidates end at every eighth bin, then at every bin about the best
 
 
@@ -35,24 +37,35 @@ def divergences(counts: Floats, starts: Ints, stops: Ints, levels: int) -> Float
     number = np.concatenate([[0.0], np.cumsum(counts)])
     filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
     own = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
-    widths = stops - starts
-    groups = min(levels, int(widths.max(initial=1)))
-    edges = starts[:, None] + (np.arange(groups + 1)[None, :] * widths[:, None]) // groups
-    inside = np.diff(number[edges], axis=1)
-    bins = np.diff(filled[edges], axis=1)
-    spread = np.divide(inside, bins, out=np.ones_like(inside), where=inside > 0)  # Q in each filled bin
     below, above = number[starts], number[-1] - number[stops]
+    p_log_q = np.empty(len(starts))
+    for at in range(0, len(starts), _BLOCK):
+        block = slice(at, at + _BLOCK)
+        inside, log_spread = _groups(number, filled, starts[block], stops[block], levels)
+        p_log_q[block] = np.einsum("ij,ij->i", inside, log_spread)
+        p_log_q[block] += below[block] * log_spread[:, 0] + above[block] * log_spread[:, -1]
     first, last = counts[starts], counts[stops - 1]
     kept = number[stops] - number[starts]
     p_log_p = own[stops] - own[starts]
     p_log_p += _x_log_x(first + below) - _x_log_x(first) + _x_log_x(last + above) - _x_log_x(last)
-    p_log_q = (inside * np.log(spread)).sum(axis=1)
-    p_log_q += below * np.log(spread[:, 0]) + above * np.log(spread[:, -1])
     total = number[-1]
     with np.errstate(divide="ignore"):
         found = (p_log_p - p_log_q) / total - np.log(total) + np.log(kept)
     lost = ((below > 0) & (first == 0)) | ((above > 0) & (last == 0)) | (kept == 0)
     return np.where(lost, np.inf, found)
+
+
+def _groups(
+    number: Floats, filled: Floats, starts: Ints, stops: Ints, levels: int
+) -> tuple[Floats, Floats]:
+    """Each group's count, and the logarithm of Q in each of its filled bins: finite if it has none."""
+    widths = stops - starts
+    groups = min(levels, int(widths.max(initial=1)))
+    edges = starts[:, None] + (np.arange(groups + 1) * widths[:, None]) // groups
+    ends, ends_filled = number[edges], filled[edges]
+    inside, bins = ends[:, 1:] - ends[:, :-1], ends_filled[:, 1:] - ends_filled[:, :-1]
+    spread = np.divide(inside, np.maximum(bins, 1.0, out=bins), out=bins)
+    return inside, np.log(np.maximum(spread, _TINY, out=spread), out=spread)
 
 
 def entropy_range(seen: Distribution, codes: Codes) -> tuple[float, float]:

@@ -17,6 +17,7 @@ __all__ = ["Distribution", "FloatHistogram"]
 _BINS = 1 << 16
 _EXPONENT = 0x7F80  # all ones: infinity and NaN
 _MAGNITUDE = 0x7FFF
+_SIGN = 0x8000
 
 Floats = NDArray[np.float64]
 
@@ -56,16 +57,26 @@ class FloatHistogram:
 
     def distribution(self, low: float, high: float) -> Distribution:
         """The distribution of the values, whose smallest and largest are known to be `low` and `high`."""
-        used = np.flatnonzero(self.counts).astype(np.uint32)
-        counts = self.counts[used]
+        counts = self.counts
+        used = np.flatnonzero(counts != 0)  # of booleans: three times as fast
+        negative = int(used.searchsorted(_SIGN))
+        used = np.concatenate([used[negative:][::-1], used[:negative]])  # ascending
         zero = (used & _MAGNITUDE) == 0  # zeros, and denormals that no scale can tell from zero
-        inner = np.where(zero, 0, used << np.uint32(16)).astype(np.uint32).view(np.float32)
-        outer = np.where(zero, 0, (used << np.uint32(16)) | np.uint32(0xFFFF)).astype(np.uint32)
-        first, last = inner.astype(np.float64), outer.view(np.float32).astype(np.float64)
-        lower = np.clip(np.minimum(first, last), low, high)
-        upper = np.clip(np.maximum(first, last), low, high)
-        order = np.argsort(lower + upper, kind="stable")
-        return Distribution(lower=lower[order], upper=upper[order], counts=counts[order].astype(np.float64))
+        inner = (used << 16).astype(np.uint32)
+        outer = inner | np.uint32(0xFFFF)
+        inner[zero] = outer[zero] = 0
+        first = inner.view(np.float32).astype(np.float64)
+        last = outer.view(np.float32).astype(np.float64)
+        return Distribution(
+            lower=_between(np.minimum(first, last), low, high),
+            upper=_between(np.maximum(first, last), low, high),
+            counts=counts[used].astype(np.float64),
+        )
+
+
+def _between(values: Floats, low: Floats | float, high: Floats | float) -> Floats:
+    """`np.clip`, whose checks cost more than some hundred values do."""
+    return np.asarray(np.minimum(np.maximum(values, low), high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +119,11 @@ class Distribution:
         """Number, sum and sum of squares of the values below each of `points` (any shape)."""
         a, b, n = self.lower, self.upper, self.counts
         sums = self._sums
-        whole = np.searchsorted(self.upper, points, side="left")
+        whole = b.searchsorted(points, side="left")
         at = np.minimum(whole, len(n) - 1)
-        start, stop = a[at], np.clip(points, a[at], b[at])
-        width = np.where(b[at] > a[at], b[at] - a[at], 1.0)
+        start, end = a[at], b[at]
+        stop = _between(points, start, end)
+        width = np.where(end > start, end - start, 1.0)
         part = np.where(whole < len(n), n[at] * (stop - start) / width, 0.0)
         return (
             sums[0][whole] + part,
@@ -121,22 +133,21 @@ class Distribution:
 
     def near_zero(self, points: Floats) -> tuple[Floats, Floats]:
         """Number and sum of squares of the values within `points` of zero, to the nearest bin's edge."""
-        start = np.searchsorted(self.lower, -points, side="left")
-        stop = np.searchsorted(self.upper, points, side="right")
-        stop = np.maximum(stop, start)
+        start = self.lower.searchsorted(-points, side="left")
+        stop = np.maximum(self.upper.searchsorted(points, side="right"), start)
         return self._sums[0][stop] - self._sums[0][start], self._sums[2][stop] - self._sums[2][start]
 
     def percentile_range(self, percentile: float) -> tuple[float, float]:
         """The range that leaves (100 - percentile) % of the values outside, half of them on each side."""
         outside = (100.0 - percentile) / 100.0 * self.total / 2.0
-        below = np.cumsum(self.counts)
-        first = int(np.searchsorted(below, outside, side="right").clip(0, len(below) - 1))
-        last = int(np.searchsorted(below, self.total - outside, side="left").clip(0, len(below) - 1))
+        below = self._sums[0][1:]
+        first = min(int(below.searchsorted(outside, side="right")), len(below) - 1)
+        last = min(int(below.searchsorted(self.total - outside, side="left")), len(below) - 1)
         return self._within(first, outside), self._within(last, self.total - outside)
 
     def _within(self, at: int, below: float) -> float:
         """The value in bin `at` that `below` values in all lie under."""
-        share = (below - float(self.counts[:at].sum())) / float(self.counts[at])
+        share = (below - float(self._sums[0][at])) / float(self.counts[at])
         low, high = float(self.lower[at]), float(self.upper[at])
         return low + (high - low) * min(max(share, 0.0), 1.0)
 

@@ -31,7 +31,9 @@ def expected_error(seen: Distribution, low: Floats, high: Floats, codes: Codes) 
     """
     step = codes.step(low, high)
     number, total, squares = seen.moments
-    below, above = seen.moments_below(low), seen.moments_below(high)
+    bounds = seen.moments_below(np.concatenate([low.ravel(), high.ravel()]))
+    below = [moment[: low.size].reshape(low.shape) for moment in bounds]
+    above = [moment[low.size :].reshape(high.shape) for moment in bounds]
     under = below[2] - 2.0 * low * below[1] + low * low * below[0]
     over = (squares - above[2]) - 2.0 * high * (total - above[1]) + high * high * (number - above[0])
     rounded_away, near = seen.near_zero(step / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,23 @@ class Observation:
         """The smallest and the largest value of every tensor."""
         return {name: self.running.extremes(name) for name in self.tensors}
 
-    def chosen(self, wanted: list[Codes]) -> list[dict[str, Range]]:
+    def chosen(self, wanted: list[Codes], *, threads: int = 1) -> list[dict[str, Range]]:
         """The range of every tensor by the method, for each of `wanted`."""
         extremes = self.extremes()
         if self.method.name == "moving-average":
             return [{t: self.running.average(t) for t in self.tensors} for _ in wanted]
-        if not self.parts:
+        if not self.parts or not self.tensors:
             return [extremes for _ in wanted]
-        found: list[dict[str, Range]] = [{} for _ in wanted]
-        for name, (low, high) in extremes.items():
-            parts = [part[name] for part in self.parts]
-            seen = FloatHistogram(counts=sum((p.counts for p in parts[1:]), parts[0].counts))
-            whole = seen.distribution(low, high)
-            halves = tuple(p.distribution(low, high) for p in parts) if len(parts) > 1 else ()
-            for ranges, codes in zip(found, wanted, strict=True):
-                ranges[name] = range_by(self.method, codes, whole, halves)
-        return found
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            found = list(pool.map(lambda item: self._chosen(*item, wanted), extremes.items()))
+        return [dict(zip(extremes, ranges, strict=True)) for ranges in zip(*found, strict=True)]
+
+    def _chosen(self, name: str, extremes: Range, wanted: list[Codes]) -> list[Range]:
+        parts = [part[name] for part in self.parts]
+        seen = FloatHistogram(counts=sum((p.counts for p in parts[1:]), parts[0].counts))
+        whole = seen.distribution(*extremes)
+        halves = tuple(p.distribution(*extremes) for p in parts) if len(parts) > 1 else ()
+        return [range_by(self.method, codes, whole, halves) for codes in wanted]
 
     def save(self, path: Path) -> None:
         """Write all of it to `path`, atomically; floats keep every bit."""
