@@ -62,7 +62,7 @@ class Observation:
         if not self.parts or not self.tensors:
             return [extremes for _ in wanted]
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            found = list(pool.map(lambda item: self._chosen(*item, wanted), extremes.items()))
+            found = list(pool.map(lambda name: self._chosen(name, extremes[name], wanted), extremes))
         return [dict(zip(extremes, ranges, strict=True)) for ranges in zip(*found, strict=True)]
 
     def _chosen(self, name: str, extremes: Range, wanted: list[Codes]) -> list[Range]:
