@@ -22,6 +22,7 @@ from edgekit.graph import (
     fold_affine,
     fold_batchnorm,
     fold_constants,
+    fuse_gemm,
     infer_shapes,
     inline_functions,
     lift_constants,
@@ -78,10 +79,12 @@ def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[
             break
     while fold_constants.fold_hollow(model.graph):
         model = set_aside(model, _free(Path(out)))
+    model = fuse_gemm.apply(infer_shapes.apply(model).model).model
     if simplified:
         result = simplify.apply(model)
         model, notes = result.model, result.notes
     model = _tidied(fold_constants.apply(_tidied(model)).model)
+    model = _tidied(fuse_gemm.apply(model).model)  # what only now is a product and a bias
     kept = unfolded and any(n.op_type == "BatchNormalization" and not n.domain for n in model.graph.node)
     if kept:
         _write(_rewritten(onnx.ModelProto.FromString(model.SerializeToString()), _RESTORE), unfolded)

@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgekit.core.large_tensors import digest_aside, fill, is_hollow, values_aside, without_hollow
+from edgekit.core.large_tensors import digest_aside, fill, is_hollow, without_hollow
 from edgekit.core.packages import require
 from edgekit.errors import MissingPackage, StepError
 from edgekit.graph.result import PassResult
@@ -26,8 +26,9 @@ RICH_OPERATORS = (
     "LayerNormalization", "LogSoftmax", "LSTM", "Mish", "PRelu", "RNN", "Selu", "Softmax", "Softplus",
     "Softsign",
 )  # fmt: skip
-_LEFT_ALONE = ("Conv", "ConvTranspose", "Gemm")
-_MOST_BYTES = 1 << 26  # above, a bias behind MatMul stays an Add, which int8 of LiteRT runs as one, too
+# Which of these it does depends on whether it is given the weights: `fuse_gemm` makes Gemm of them all, and
+# products joined into one share one scale of their results in int8.
+_SKIPPED = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched", "fuse_qkv")
 
 
 def apply(model: ModelProto) -> PassResult:
@@ -68,7 +69,8 @@ def _simplified(model: ModelProto) -> ModelProto:
         # certify: an optional proof by Z3 whose verdict would go into the metadata; onnxsim 0.7, the
         # newest for Python 3.10, does not know it yet.
         known = "certify" in inspect.signature(onnxsim.simplify).parameters
-        options = {"certify": False} if known else {}
+        options: dict[str, Any] = {"certify": False} if known else {}
+        options["skipped_optimizers"] = list(_SKIPPED)
         simplified: ModelProto = onnxsim.simplify(model, skip_fuse_bn=True, **options)[0]
     require("onnx").checker.check_model(simplified, full_check=False)
     return simplified
@@ -90,28 +92,18 @@ def _merge_equal(model: ModelProto) -> None:
 
 
 def _bring(model: ModelProto) -> None:
-    """Fill the hollow initializers whose values, or whose being constant, onnxsim may make use of.
-
-    It computes what depends on no input; and it makes Gemm of MatMul and joins parallel ones only where
-    weights are constants, which is given up where all these together are large: onnxsim takes five times as
-    much. What Conv, ConvTranspose and Gemm alone read, it leaves as it is.
-    """
+    """Fill the hollow initializers whose values onnxsim needs: it computes what depends on no input."""
     live = {value.name for value in model.graph.input}
     needed = {value.name for value in model.graph.output}
-    useful: set[str] = set()
     for node in model.graph.node:
         reads = node_reads(node)
         if live.intersection(reads):
             live.update(node.output)
             needed |= reads - set(node.input)  # what a branch reads may be folded within it
-            useful |= reads if node.op_type not in _LEFT_ALONE else reads - {node.input[1]}
         else:
             needed |= reads
-    hollow = [tensor for tensor in model.graph.initializer if is_hollow(tensor)]
-    rest = [tensor for tensor in hollow if tensor.name in useful - needed]
-    small = sum(values_aside(tensor).nbytes for tensor in rest) <= _MOST_BYTES
-    for tensor in hollow:
-        if tensor.name in needed or (small and tensor.name in useful):
+    for tensor in model.graph.initializer:
+        if is_hollow(tensor) and tensor.name in needed:
             fill(tensor)
 
 

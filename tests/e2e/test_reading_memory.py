@@ -14,6 +14,10 @@ from watched import watched_open
 pytestmark = pytest.mark.xdist_group("memory")
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "transformers", "jax"}
+FRAMEWORK = {
+    ".onnx": "torch", "state": "torch", ".ts": "torch", ".pt2": "torch",
+    ".keras": "keras", ".h5": "keras", "saved": "keras",
+}  # fmt: skip
 LIMIT = 4.0  # times the size of the model, above what the same step takes for a tiny one
 
 
@@ -36,9 +40,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, need: Callable[[str], None]) 
 def options(kind: str, network: str, size: str) -> tuple[str, dict[str, Any]]:
     """The file name of a source, and what `edgekit.api.open` has to be told."""
     name, width = f"{network}_{size}", 4096 if size == "large" else 8
+    if kind == "saved":
+        return name, {}
     if kind == "state":
         return f"net.py:{name}", {"state": f"{name}.pt"}
-    shapes = {"input": [1, width] if network == "dense" else [1, 3, 4, 4]}
+    features = 1024 if size == "large" else 8
+    shape = {"dense": [1, width], "convolutions": [1, 3, 4, 4], "sequences": [1, 5, features]}[network]
+    shapes = {"input" if network != "sequences" else "x": shape}
     more: dict[str, dict[str, Any]] = {".ts": {"trust": True, "shapes": shapes}, ".pt2": {"trust": True}}
     return f"{name}{kind}", more.get(kind, {})
 
@@ -62,10 +70,11 @@ def growth(folder: Path, kind: str, network: str, place: Path) -> dict[str, floa
 
 
 @pytest.mark.conformance
-@pytest.mark.parametrize("network", ["dense", "convolutions"])
-@pytest.mark.parametrize("kind", [".onnx", "state", ".ts", ".pt2"])
+@pytest.mark.parametrize("network", ["dense", "convolutions", "sequences"])
+@pytest.mark.parametrize("kind", [".onnx", "state", ".ts", ".pt2", ".keras", ".h5", "saved"])
 def test_reading_takes_less_than_four_times_the_model(made, tmp_path, kind, network):
-    taken = growth(made("torch"), kind, network, tmp_path)
+    taken = growth(made(FRAMEWORK[kind]), kind, network, tmp_path)
+    print(kind, network, {step: round(times, 2) for step, times in taken.items()})
     assert max(taken.values()) < LIMIT, taken
 
 

@@ -1,4 +1,4 @@
-"""Passes that join arithmetic: hard activations, factors and offsets. Values are checked in ONNX Runtime."""
+"""Passes that join arithmetic: hard activations, factors, offsets, biases. ONNX Runtime checks values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graph_models import copy, graph, needed, normal, operators, same_answers
 
-from edgekit.graph import fold_affine, restore_hardswish
+from edgekit.graph import fold_affine, fuse_gemm, restore_hardswish
 
 onnx = needed("onnx")
 helper = onnx.helper
@@ -95,3 +95,62 @@ def test_a_factor_behind_a_layer_that_something_else_reads_is_not_folded() -> No
     weights = {"w": normal(4, 3, 1, 1), "k": normal(1)}
     before = graph(nodes, {"x": (F, (1, 3, 6, 6))}, {"y": (F, (1, 4, 6, 6))}, weights)
     assert not fold_affine.apply(before).modified
+
+
+# a product and its bias
+
+
+def product(
+    rows: tuple[int, ...], bias: Any, *more: Any, turned: bool = False, weight: Any = None, kind: Any = F
+) -> Any:
+    """x [*rows, 3] times w [3, 5] plus b, and the nodes of `more`."""
+    add = ["b", "p"] if turned else ["p", "b"]
+    nodes = [node("MatMul", ["x", "w"], ["p"], name="dense"), node("Add", add, ["y"]), *more]
+    weights = {"w": normal(3, 5) if weight is None else weight, "b": np.asarray(bias)}
+    weights = {name: value.astype(kind) for name, value in weights.items()}
+    outputs = {value.output[0]: (kind, (*rows, 5)) for value in nodes[1:]}
+    return graph(nodes, {"x": (kind, (*rows, 3))}, outputs, weights)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 5), (1, 1, 1, 5), (), (1,)])
+@pytest.mark.parametrize("rows", [(4,), (2, 4), (2, 3, 4)])
+def test_a_product_and_its_bias_become_one_gemm(
+    rows: tuple[int, ...], shape: tuple[int, ...], turned: bool
+) -> None:
+    if len(shape) > len(rows) + 1:
+        rows = (*rows, 1, 1)[: len(shape) - 1]
+    before = product(rows, normal(*shape, seed=1), turned=turned)
+    after = fuse_gemm.apply(copy(before))
+    assert after.modified
+    flat = ["Reshape", "Gemm", "Reshape"]
+    assert operators(after.model) == (flat if len(rows) > 1 else ["Gemm"])
+    assert [n.name for n in after.model.graph.node if n.op_type == "Gemm"] == ["dense"]
+    same_answers(before, after.model)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        product((4,), normal(4, 5)),  # a bias of its own for each row
+        product((5,), normal(5, 1)),
+        product((2, 4), normal(2, 1, 5)),
+        product((4,), normal(5), kind=np.float16),
+        product((4,), normal(5), node("Neg", ["p"], ["z"])),
+        product((2, 4), normal(5), weight=normal(2, 3, 5)),
+    ],
+)
+def test_what_is_no_row_behind_a_matrix_or_is_read_twice_stays_a_product(before: Any) -> None:
+    after = fuse_gemm.apply(copy(before))
+    assert not after.modified
+    assert operators(after.model) == operators(before)
+
+
+def test_a_weight_and_a_bias_that_others_read_stay_as_they_are() -> None:
+    nodes = [node("MatMul", ["x", "w"], ["p"]), node("MatMul", ["x", "w"], ["q"])]
+    nodes += [node("Add", ["p", "b"], ["y"]), node("Add", ["b", "q"], ["z"]), node("Neg", ["b"], ["n"])]
+    outputs = {"y": (F, (2, 4, 5)), "z": (F, (2, 4, 5)), "n": (F, (1, 1, 5))}
+    before = graph(nodes, {"x": (F, (2, 4, 3))}, outputs, {"w": normal(3, 5), "b": normal(1, 1, 5)})
+    after = fuse_gemm.apply(copy(before))
+    assert operators(after.model).count("Gemm") == 2
+    same_answers(before, after.model)

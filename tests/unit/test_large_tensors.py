@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.core import large_tensors
 from edgekit.core.large_tensors import (
     LARGE_BYTES,
     fill,
@@ -20,7 +21,7 @@ from edgekit.core.large_tensors import (
     values_aside,
     without_hollow,
 )
-from edgekit.graph import dead_code, fold_constants, simplify
+from edgekit.graph import canonical, dead_code, fold_constants, simplify
 
 SIDE = 256  # of a weight of SIDE * SIDE float32: four times LARGE_BYTES
 
@@ -118,3 +119,22 @@ def test_equal_weights_that_stay_in_the_file_are_stored_once(
     simplified = simplify.apply(load_hollow(tmp_path / "m.onnx", onnx.ModelProto())).model
     assert [t.name for t in simplified.graph.initializer] == ["p"]
     assert [node.input[1] for node in simplified.graph.node] == ["p", "p"]
+
+
+def test_the_canonical_graph_does_not_depend_on_what_stayed_in_the_file(
+    file: Path, tmp_path: Path, need: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parallel products and a bias, which onnxsim joins where it is given the weights."""
+    need("onnxsim")
+    model = network()
+    model.graph.node.extend(helper.make_node("MatMul", ["y", "a"], [out]) for out in "qk")
+    model.graph.node.append(helper.make_node("MatMul", ["y", "b"], ["v"]))
+    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, SIDE]) for n in "qkv")
+    prepared, _ = canonical.prepare(model, {})
+    canonical.save_model(prepared, file)
+    for size in (LARGE_BYTES, 1 << 30):
+        monkeypatch.setattr(large_tensors, "LARGE_BYTES", size)
+        canonical.finish(str(file), str(tmp_path / str(size)), simplified=True)
+    hollow, whole = (tmp_path / str(size) for size in (LARGE_BYTES, 1 << 30))
+    assert hollow.read_bytes() == whole.read_bytes()
+    assert [n.op_type for n in onnx.load(whole).graph.node] == ["MatMul", "Gemm", *["MatMul"] * 3]
