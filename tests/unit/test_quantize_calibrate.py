@@ -81,12 +81,12 @@ def test_samples_that_run_at_the_same_time_count_in_their_order(method):
 
 def test_calls_that_run_at_the_same_time_have_256_mib_of_activations():
     shares = {}
-    for side in (64, 1024, 4096):
+    for side in (64, 1024, 2048, 4096):
         b = GraphBuilder()
         b.add("Relu", ["image"], "y")
         index = index_graph(b.build({"image": [1, 3, side, side]}, ["y"]))
         shares[side] = share_cores(index, 8)
-    assert shares == {64: (8, 1), 1024: (8, 1), 4096: (1, 8)}
+    assert shares == {64: (8, 1), 1024: (8, 1), 2048: (2, 7), 4096: (1, 8)}
 
 
 def test_an_empty_set_is_refused():

@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 28  # bytes of activations that calls which run at the same time
 
 
 def share_cores(index: GraphIndex, cores: int) -> tuple[int, int]:
-    """How many calls run at the same time, and on how many threads each; 0 cores: all that there are.
+    """How many calls run at the same time, and the threads of their session; 0 cores: all that there are.
 
     A call on one core costs less than one on several, which wait for each other at every node; each call has
     its activations, though, so where these are large there are fewer calls, of more threads.
@@ -37,11 +37,11 @@ def share_cores(index: GraphIndex, cores: int) -> tuple[int, int]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     needed = 4 * sum(math.prod(shape) for shape in index.shapes.values())
     calls = max(1, min(cores, _AT_ONCE // max(needed, 1)))
-    return calls, -(-cores // calls)
+    return calls, cores - calls + 1  # the threads of a session are shared by its calls
 
 
 def observing_session(model: Any, *, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` of `model`, a ModelProto, on `threads` threads a call."""
+    """An `onnxruntime.InferenceSession` of `model`, a ModelProto, on `threads` threads."""
     onnx = require("onnx", needed_for="calibration")
     onnxruntime = require("onnxruntime", needed_for="calibration")
     with tempfile.TemporaryDirectory(prefix="edgekit-calibration-") as folder:
