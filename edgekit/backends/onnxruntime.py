@@ -17,6 +17,7 @@ from edgekit.backends.onnx_graph import (
     tensor_ios,
 )
 from edgekit.backends.onnx_kept import keep_float, quantized_again
+from edgekit.backends.onnx_moves import fewer_moves
 from edgekit.backends.onnx_rules import Rule, broken_rules
 from edgekit.backends.onnx_saturation import saturation_notes
 from edgekit.backends.request import Request
@@ -94,6 +95,8 @@ def lower(request: Request) -> Artifact:
         graph, scales = integer_io(graph)
     elif precision in STORED:
         graph, notes = _stored(graph, target, precision)
+    if dynamic is None:
+        fewer_moves(graph)
     if precision in CALIBRATED:
         keep_float(graph)
         if left := quantized_again(graph):

@@ -12,7 +12,8 @@ Units: an input whose features have different units needs a step of quantization
 one unit, arithmetic with constants of very different size, comes first, and then one step serves all.
 
 Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
-say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts.
+say, and products with a single output. They would be quantized and dequantized for nothing, and a state that
+is rounded at every step drifts.
 
 Sums of matrix products that float operators alone read, the residual stream of a Transformer between
 LayerNormalizations, say: where the engine's products write float anyway, a sum is fused into them or costs
@@ -21,15 +22,17 @@ one pass, while quantizers before and behind it cost three, and noise that every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from edgekit.core.target import Int8Policy
-from edgekit.quantize.graph_index import GraphIndex
+from edgekit.quantize.graph_index import GraphIndex, attribute
 
-__all__ = ["UNITS", "float_sums", "fragile", "islands", "normalizations", "spectra", "units"]
+__all__ = ["POOR", "UNITS", "float_sums", "fragile", "islands", "normalizations", "spectra", "units"]
 
 UNITS = 16.0  # between the factors of one input: it costs the smallest feature four of the eight bits
+POOR = 2  # multiplications a value: to quantize it costs about as much
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _TRANSFORMS = ("STFT", "DFT")
@@ -193,7 +196,7 @@ def _with_constant(index: GraphIndex, node: Any) -> bool:
 
 
 def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:
-    """Those of `nodes` (integer, joined by quantized `tensors`) without a convolution or product among them.
+    """Those of `nodes` (integer, joined by quantized `tensors`) with no convolution or product worth it.
 
     Only beside an operator in float32: a model that is nothing but such an island stays what was asked for.
     """
@@ -209,7 +212,7 @@ def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str])
     for node in members:
         for tensor in touched[node.name]:
             parent[root(tensor)] = root(f"{node.name}/")
-    rich = {root(f"{n.name}/") for n in members if n.op_type in _WEIGHTED}
+    rich = {root(f"{n.name}/") for n in members if n.op_type in _WEIGHTED and not _is_poor(index, n)}
     beside_float = set()
     for node in members:
         around = [index.producer[i] for i in node.input if i in index.producer]
@@ -217,6 +220,20 @@ def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str])
         if any(n.name not in nodes for n in around):
             beside_float.add(root(f"{node.name}/"))
     return {n.name for n in members if root(f"{n.name}/") in beside_float - rich}
+
+
+def _is_poor(index: GraphIndex, node: Any) -> bool:
+    """Whether a convolution or product multiplies each value that it reads `POOR` times at most."""
+    weight = index.constants.get(node.input[1])
+    read, written = (index.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    if weight is None or node.op_type == "ConvTranspose" or not read or 0 in (*read, *written):
+        return False
+    if node.op_type == "Conv":
+        sums = weight.size // weight.shape[0]
+    else:
+        sums = weight.shape[1 if attribute(node, "transB", 0) else 0]
+    multiplied: int = math.prod(written) * sums
+    return multiplied <= POOR * math.prod(read)
 
 
 def float_sums(index: GraphIndex, policy: Int8Policy, nodes: Collection[str]) -> set[str]:

@@ -153,6 +153,22 @@ def test_a_normalization_in_arithmetic_stays_in_float_and_what_is_around_it_does
     assert set(placement.tensors) == {"x", read} | written | sums
 
 
+@pytest.mark.parametrize(("outputs", "integer"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize("op", ["Conv", "Gemm", "MatMul"])
+def test_a_product_of_one_or_two_outputs_between_float_operators_stays_in_float(op, outputs, integer):
+    b = GraphBuilder()
+    shape = [1, 8, 5] if op == "Conv" else [5, 8]
+    weight = b.weight("w", *((outputs, 8, 1) if op == "Conv" else (8, outputs)))
+    b.add("Softplus", [b.add(op, [b.add("Softplus", ["x"], "before"), weight], "product")], "after")
+    assert bool(place(index_graph(b.build({"x": shape}, ["after"])), ORT).integer_nodes) == integer
+
+
+def test_a_network_that_is_one_product_of_one_output_is_quantized_as_asked():
+    b = GraphBuilder()
+    b.add("Gemm", ["x", b.weight("w", 8, 1)], "y")
+    assert place(index_graph(b.build({"x": [1, 8]}, ["y"])), ORT).integer_nodes
+
+
 def test_without_the_switch_a_spectrum_a_normalization_and_an_island_are_integer():
     b = GraphBuilder()
     b.add("Mul", [b.add("Softplus", ["x"], "before"), b.constant("two", np.float32(2))], "after")
