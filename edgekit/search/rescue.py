@@ -5,8 +5,9 @@ tried one after the other, each kept when it helps: they cost nothing when the n
 enough, nodes keep a higher precision, the fewest multiply-adds that suffice: float, or int16x8 where the
 target has it. The search simulates, on every second validation call, and wants the budgets kept with a margin
 for the luck of the draw; what it finds is judged in the engine, on the other calls, and timed beside plain
-int8. The first mixture that is content there is taken, unless another is faster beyond doubt; where none is,
-the search asks for more.
+int8. The first mixture that is content there is taken, unless another takes less than 0.9 of its time beyond
+doubt; where none is, the search asks for more. Mixtures that are about as fast are not told apart by the clock,
+so that another run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = ["ALGORITHMS", "Rescuer"]
 _SEARCH_SAMPLES = 512  # at most, evenly spread over the search half
 _WORTH_DB = 0.1  # what an algorithm has to bring to be kept
 _MARGINS = (1.0, 1.64, 2.33)  # standard errors: of 84, 95 and 99 % of draws, one-sided
+_CLEARLY_FASTER = 0.9  # of the time: what makes a mixture better than one that was found before it
 _STRICTER_DB = 3.0  # half the noise: what the next mixture has to bring when the engine was not content
 
 Change = Callable[[Recipe], Recipe]
@@ -269,14 +271,14 @@ class _Tried:
     content: bool
 
     def beats(self, other: _Tried) -> bool:
-        """Whether this is better: nearer to the budgets, and of two that keep them faster beyond doubt."""
+        """Whether this is better: nearer to the budgets, and of two that keep them clearly the faster one."""
         mine, others = ((t.content, t.account.reached) for t in (self, other))
         if mine != others:
             return mine > others
         if not self.account.reached:
             return self.account.final.sqnr_db > other.account.final.sqnr_db
         faster, slower = self.account.slowdown_interval, other.account.slowdown_interval
-        return faster is not None and slower is not None and faster[1] < slower[0]
+        return faster is not None and slower is not None and faster[1] < _CLEARLY_FASTER * slower[0]
 
 
 def _preference(mixture: Mixture, algorithms: int) -> tuple[bool, float, int]:
