@@ -6,8 +6,8 @@ enough, nodes keep a higher precision, the fewest multiply-adds that suffice: fl
 target has it. The search simulates, on every second validation call, and wants the budgets kept with a margin
 for the luck of the draw; what it finds is judged in the engine, on the other calls, and timed beside plain
 int8. The first mixture that is content there is taken, unless another takes less than 0.9 of its time beyond
-doubt; where none is, the search asks for more. Mixtures that are about as fast are not told apart by the clock,
-so that another run gives the same bytes.
+doubt; where none is, the search asks for more. Mixtures that are about as fast are not told apart by the
+clock, so that another run gives the same bytes.
 """
 
 from __future__ import annotations
