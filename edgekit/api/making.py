@@ -114,6 +114,7 @@ def train_quantized(
     calibration: Data | CalibrationOptions | None = None,
     distill: DistillationOptions | None = None,
     ranges: Literal["learned", "observed"] = "learned",
+    start: Literal["equalized", "plain"] = "equalized",
     quantization: QuantizationOptions | None = None,
     validation: ValidationOptions | None = None,
     budgets: Budgets | None = None,
@@ -131,7 +132,8 @@ def train_quantized(
 
     `training` is `TrainingOptions`, or samples as `convert` takes them for calibration; with "labels" among
     the arrays they are learned, without the answers of the float network are, as with `distill`.
-    `calibration` is by default the first source of the training samples. The rest is as in `convert`.
+    `calibration` is by default the first source of the training samples. `ranges` and `start` are those of
+    `QatOptions`. The rest is as in `convert`.
     Raises `EdgekitError`; nothing is written then, but a run that was interrupted goes on where it stopped.
     """
     reading = source_options(
@@ -157,7 +159,7 @@ def train_quantized(
                 output=str(output),
                 calibration=calibration,
                 quantization=quantization or QuantizationOptions(),
-                qat=QatOptions(training=training, ranges=ranges),
+                qat=QatOptions(training=training, ranges=ranges, start=start),
                 distill=distill,
                 validation=validation,
                 budgets=budgets or Budgets(),

@@ -18,6 +18,7 @@ Samples without labels do: the float network then is the teacher."""
 EXAMPLE = "example: edgekit train-quantized model.onnx -t tflite --training samples.npz -o build/model"
 
 _RANGES = ("learned", "observed")
+_STARTS = ("equalized", "plain")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranges", metavar="|".join(_RANGES), type=choice(_RANGES), default="learned",
         help="train the scales too (learned, the default), or keep those that calibration found",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", metavar="|".join(_STARTS), type=choice(_STARTS), default="equalized",
+        help="even out channels first, where no float answer changes (equalized, default), or not (plain)",
     )  # fmt: skip
     add_calibration(parser)
     group = parser.add_argument_group("judgement")
@@ -71,6 +76,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
             calibration=calibration,
             distill=distillation,
             ranges=arguments.ranges,
+            start=arguments.start,
             validation=validation,
             budgets=Budgets(max_accuracy_drop=arguments.max_accuracy_drop),
             **model,

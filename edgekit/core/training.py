@@ -14,6 +14,9 @@ __all__ = ["DistillationOptions", "LossKind", "TrainingMetric", "TrainingOptions
 LossKind = Literal["auto", "cross-entropy", "binary-cross-entropy", "mse"]
 TrainingMetric = Literal["auto", "loss", "agreement", Metric]
 
+_EPOCHS = 10
+_RATE = 1e-3  # of AdamW, for a network that was trained before
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
@@ -30,7 +33,9 @@ class TrainingOptions:
     binary cross-entropy for a single score or as many scores as labels, else the mean squared error.
     Scores may be logits or probabilities (Softmax or Sigmoid at the end): the graph says which.
 
-    `steps` (0: what `epochs` give) ends the schedule; it must not be longer than the epochs. The rate rises
+    `epochs` (0: 10, and in quantization-aware training at least as many as make 1,000 steps) and `steps` (0:
+    what the epochs give) end the schedule; steps must not be more than the epochs give. `learning_rate`
+    is the highest rate (0: 0.001, or what quantization-aware training chooses by itself). The rate rises
     linearly over the first `warmup` share of the steps and falls along a half cosine to a hundredth of itself
     ("cosine": Loshchilov & Hutter, SGDR, 2017, section 3, one cycle), or stays. `clip_norm` bounds the norm
     of all gradients together (0: no bound). `patience`: epochs without a better metric after which training
@@ -48,11 +53,11 @@ class TrainingOptions:
     output: str = ""
     loss: LossKind = "auto"
     label_smoothing: float = 0.0
-    epochs: int = 10
+    epochs: int = 0
     steps: int = 0
     batch_size: int = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.0
     weight_decay: float = 0.01
     momentum: float = 0.9
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -63,6 +68,16 @@ class TrainingOptions:
     freeze_norm: bool = False
     seed: int = 0
     threads: int = 2
+
+    @property
+    def passes(self) -> int:
+        """How many epochs there are at most."""
+        return self.epochs or _EPOCHS
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return self.learning_rate or _RATE
 
     def __post_init__(self) -> None:
         problems = _out_of_range(self)
@@ -117,10 +132,10 @@ def _out_of_range(options: TrainingOptions) -> list[str]:
     ranges: Sequence[tuple[str, float, float, str]] = (
         ("held_out", 0.0, 0.9, "0 to 0.9"),
         ("label_smoothing", 0.0, 0.999, "0 to below 1"),
-        ("epochs", 1, 1e9, "1 or more"),
+        ("epochs", 0, 1e9, "0 (10, or more in quantization-aware training) or more"),
         ("steps", 0, 1e12, "0 (all that the epochs give) or more"),
         ("batch_size", 1, 1e9, "1 or more"),
-        ("learning_rate", 1e-12, 1e6, "above 0"),
+        ("learning_rate", 0.0, 1e6, "0 (chosen, or 0.001) or more"),
         ("weight_decay", 0.0, 1e6, "0 or more"),
         ("momentum", 0.0, 0.9999, "0 to below 1"),
         ("warmup", 0.0, 0.9, "a share of the steps, 0 to 0.9"),

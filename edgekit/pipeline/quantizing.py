@@ -64,9 +64,12 @@ def _wide_policy(job: Job, policy: Int8Policy) -> Int8Policy | None:
 def evened_out(job: Job, policies: list[Int8Policy]) -> Job:
     """The job with the float graph that is quantized: the canonical one, its channels evened out if asked.
 
-    A graph of the same function, equalized and smoothed as the recipe says, for all of `policies`.
+    A graph of the same function, equalized and smoothed as the recipe says, for all of `policies`; fully
+    where it is trained from there.
     """
     options = job.recipe.quantization
+    if job.recipe.qat is not None and job.recipe.qat.start == "equalized":
+        options = replace(options, equalize=True, smooth=1.0)
     if not (options.equalize or options.smooth):
         return job
     job, ranges = calibrated(job, policies)

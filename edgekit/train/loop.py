@@ -39,10 +39,11 @@ class Trained:
     """What training did. The module holds the weights of epoch `best` (0: those that it came with).
 
     `metric` names what `score` and the epochs' figures are; `initial` is it before the first step. `stopped`
-    says that training ended before its schedule for want of progress.
+    says that training ended before its schedule for want of progress. `rate`: the highest learning rate.
     """
 
     epochs: tuple[Epoch, ...]
+    rate: float
     metric: str
     initial: float | None
     score: float | None
@@ -77,12 +78,14 @@ def train(
     keep_every_s: float = 30.0,
     before_step: Callable[[int, int], None] | None = None,
     after_step: Callable[[int, int], None] | None = None,
+    trial: str = "",
 ) -> Trained:
     """Train `module` in place, ending with its best weights in eval mode.
 
     `module` maps inputs to outputs, both dicts by name, or is what `edgekit.train.trainable` makes; `call`
     says otherwise. `before_step(step, steps)` and `after_step(step, steps)` are called around each step of
-    the optimizer (`step` from 0): to freeze statistics, or to hold weights at zero. With `checkpoint`, all
+    the optimizer (`step` from 0): to freeze statistics, or to hold weights at zero. `trial` names a run whose
+    epochs are of no interest. With `checkpoint`, all
     that a run needs is kept in that file at the end of every epoch and every `keep_every_s` seconds; a run
     that finds it goes on from there to the same bytes as one that was never interrupted. The caller names
     the file by everything that decides the result.
@@ -118,8 +121,11 @@ def train(
         ended = run.step % data.steps_per_epoch == 0 or run.step == steps
         if ended:
             _end_epoch(module, data, options, judge, call, run)
+            if not trial:
+                report_note(_noted(run, judge, options))
         mean = run.epochs[-1].loss if ended else run.total_loss / (run.step % data.steps_per_epoch)
-        report_progress(run.step, steps, f"loss {mean:.4g}{_figure(run, judge)}")
+        named = f"{trial}: " if trial else ""
+        report_progress(run.step, steps, f"{named}loss {mean:.4g}{_figure(run, judge)}")
         if checkpoint is not None and (ended or time.monotonic() - kept_at >= keep_every_s):
             save_checkpoint(checkpoint, _state(run, module, optimizer))
             kept_at = time.monotonic()
@@ -130,6 +136,7 @@ def train(
     module.eval()
     return Trained(
         epochs=tuple(run.epochs),
+        rate=options.rate,
         metric=judge.name if judge else "loss",
         initial=run.initial,
         score=run.best_score,
@@ -140,11 +147,11 @@ def train(
 
 def scheduled_steps(options: TrainingOptions, data: TrainingData) -> int:
     """How many steps the schedule has. Raises `UsageError` where it is longer than the data."""
-    available = options.epochs * data.steps_per_epoch
+    available = options.passes * data.steps_per_epoch
     steps = options.steps or available
     if steps > available:
         raise UsageError(
-            f"the schedule is longer than the data: {steps} steps, but {options.epochs} epoch(s) of "
+            f"the schedule is longer than the data: {steps} steps, but {options.passes} epoch(s) of "
             f"{data.steps_per_epoch} batches of {options.batch_size} are {available}",
             hint=f"epochs = {math.ceil(steps / data.steps_per_epoch)}, or at most {available} steps",
         )
@@ -155,11 +162,11 @@ def learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
     """The rate of a step, from 0: a linear warm-up, then half a cosine down to a hundredth, or constant."""
     warm = round(options.warmup * steps)
     if step < warm:
-        return options.learning_rate * (step + 1) / warm
+        return options.rate * (step + 1) / warm
     if options.schedule == "constant":
-        return options.learning_rate
+        return options.rate
     place = (step - warm) / max(1, steps - warm - 1)
-    return options.learning_rate * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * min(1.0, place))) / 2)
+    return options.rate * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * min(1.0, place))) / 2)
 
 
 def _optimizer(options: TrainingOptions, module: Any) -> Any:
@@ -172,9 +179,9 @@ def _optimizer(options: TrainingOptions, module: Any) -> Any:
     ]
     groups = [g for g in groups if g["params"]]
     if options.optimizer == "adamw":
-        return optim.AdamW(groups, lr=options.learning_rate)
+        return optim.AdamW(groups, lr=options.rate)
     nesterov = options.momentum > 0
-    return optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum, nesterov=nesterov)
+    return optim.SGD(groups, lr=options.rate, momentum=options.momentum, nesterov=nesterov)
 
 
 def _set_rate(optimizer: Any, options: TrainingOptions, step: int, steps: int) -> None:
@@ -228,8 +235,12 @@ def _end_epoch(
         else:
             run.waited += 1
             run.stopped = bool(options.patience) and run.waited >= options.patience
-    text = f"epoch {number}/{options.epochs}: loss {run.epochs[-1].loss:.4g}{_figure(run, judge)}"
-    report_note(text + (", no better: stopped" if run.stopped else ""))
+
+
+def _noted(run: _Run, judge: Judge | None, options: TrainingOptions) -> str:
+    last = run.epochs[-1]
+    text = f"epoch {last.number}/{options.passes}: loss {last.loss:.4g}{_figure(run, judge)}"
+    return text + (", no better: stopped" if run.stopped else "")
 
 
 def _figure(run: _Run, judge: Judge | None) -> str:
@@ -287,5 +298,5 @@ def _diverged(
     clip = " and bound the gradients (clip_norm = 1.0)" if not options.clip_norm else ""
     return StepError(
         f"{what} at step {run.step + 1} (epoch {run.step // data.steps_per_epoch + 1}){kept}",
-        hint=f"lower learning_rate (it is {options.learning_rate:g}){clip}, or lengthen warmup",
+        hint=f"lower learning_rate (it is {options.rate:g}){clip}, or lengthen warmup",
     )

@@ -30,10 +30,14 @@ Forward = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Collapsing:
-    """A model, calibration inputs, held-back inputs with labels; `innocent` is it before the rewrite."""
+    """A model, training inputs, calibration inputs (some of those), held-back inputs with labels.
+
+    `innocent` is the model before the rewrite.
+    """
 
     model: onnx.ModelProto
     innocent: onnx.ModelProto
+    training: Arrays
     calibration: Arrays
     held_back: Arrays
 
@@ -240,6 +244,7 @@ def _collapsing(
     return Collapsing(
         model=graph(weights),
         innocent=innocent,
+        training={name: given[:TRAINING]},
         calibration={name: given[:CALIBRATION]},
         held_back={name: given[TRAINING:], "labels": y[TRAINING:]},
     )

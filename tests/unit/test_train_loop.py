@@ -323,5 +323,5 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
 
 def test_every_option_out_of_range_is_named_at_once():
     with pytest.raises(UsageError) as caught:
-        TrainingOptions(data=(), epochs=0, learning_rate=-1, held_out=0, patience=2, augmentation="x")
+        TrainingOptions(data=(), epochs=-1, learning_rate=-1, held_out=0, patience=2, augmentation="x")
     assert len(caught.value.problems) == 5

@@ -22,6 +22,7 @@ from edgekit.train.objective import check_batch, judge_of, objective_of
 from edgekit.train.quantized.export import trained_graph
 from edgekit.train.quantized.graph import Quantized, Ranges, fake_quantized
 from edgekit.train.quantized.several import in_turn
+from edgekit.train.rates import kept_rate, long_enough, with_rate
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,7 +72,8 @@ def train_quantized_file(
         with atomic_file(Path(graph["out"])) as temporary:
             temporary.write_bytes(trained.SerializeToString(deterministic=True))
     if place_ is not None:
-        place_.unlink(missing_ok=True)
+        for left in (place_, kept_rate(place_)):
+            left.unlink(missing_ok=True)
     answer: dict[str, Any] = encode(done)
     return answer
 
@@ -124,7 +126,11 @@ def train_graphs(
     def turn(step: int, steps: int) -> None:
         module.turn = step
 
+    options = long_enough(options, data)
     several = turn if len(modules) > 1 else None
+    options = with_rate(
+        module, objective, data, options, judge=judge, checkpoint=checkpoint, before_step=several
+    )
     return train(
         module, objective, data, options, judge=judge, checkpoint=checkpoint, before_step=several
     )
