@@ -175,7 +175,7 @@ class CalibrationRun:
         self.names = [n for n in dict.fromkeys([*self.reduced, *self.values.values()]) if n in made]
         self.counts_calls = len(reduced.model.graph.input) > len(model.graph.input)
         self.workers, threads = share_cores(index, threads)
-        self.session = observing_session(reduced.model, threads=threads)
+        self.session = observing_session(reduced.model, index.shapes, threads=threads)
 
     def feed(
         self, batches: Batches, *, total: int = 0, keep: Path | None = None, keep_every_s: float = 10.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from math import prod
@@ -20,18 +20,16 @@ from edgekit.quantize.algorithms.pair_aware import code_limits
 from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.cut_graph import Cut
 from edgekit.quantize.graph_index import attribute
+from edgekit.quantize.held_out import HELD_OUT, SAMPLES, Batches, is_held_out, is_lower, levels_of
 from edgekit.quantize.layer_inputs import InputMoments, patches
 from edgekit.quantize.qdq import code_weights, quantize
 from edgekit.quantize.weight_coding import CodedWeight
 
 __all__ = ["learn_rounding"]
 
-_SAMPLES = 128  # more of them changed nothing that was measured
-_HELD_OUT = 4  # every fourth sample judges what the others taught
 _ROWS = (2048, 8192)  # patches of a layer, over all samples: at least, at most; eight a summand between
 _PASS_BYTES = 256 * 2**20  # of the Gram matrices that one pass gathers
 
-Batches = Iterable[Mapping[str, NDArray[Any]]]
 Codes = dict[str, CodedWeight]
 
 
@@ -66,7 +64,7 @@ def learn_rounding(
     passes = list(_passes(layers))
     for number, part in enumerate(passes):
         calls = _gather(model, part, batches, count=calibration.samples, done=number, passes=len(passes))
-        if options.rounding == "auto" and calls < _HELD_OUT:
+        if options.rounding == "auto" and calls < HELD_OUT:
             return nearest
         for layer in part:
             coded[layer.node.name] = layer.learned()
@@ -76,7 +74,7 @@ def learn_rounding(
         quantize(model, calibration=calibration, policy=policy, options=options, coded=codes)[0]
         for codes in (nearest, coded)
     ]
-    return coded if _is_lower(_noise_db(model, graphs, batches)) else nearest
+    return coded if is_lower(levels_of(model, graphs, batches).noise) else nearest
 
 
 def _is_learned(node: Any, coded: CodedWeight) -> bool:
@@ -89,42 +87,14 @@ def _gather(model: Any, layers: list[_Layer], batches: Batches, *, count: int, d
     """Show the layers their inputs; how many calls that were."""
     cut = Cut(model, [layer.node.input[0] for layer in layers])
     number = -1
-    for number, inputs in enumerate(islice(batches, _SAMPLES)):
+    for number, inputs in enumerate(islice(batches, SAMPLES)):
         values = cut.run(inputs)
         for layer in layers:
-            layer.see(values[layer.node.input[0]], number, of=max(1, min(count, _SAMPLES)))
-        report_progress(done * _SAMPLES + number + 1, passes * _SAMPLES)
+            layer.see(values[layer.node.input[0]], number, of=max(1, min(count, SAMPLES)))
+        report_progress(done * SAMPLES + number + 1, passes * SAMPLES)
     if number < 0:
         raise UsageError("no samples to learn the rounding from", hint="give at least one; 100 are better")
     return number + 1
-
-
-def _is_held_out(number: int) -> bool:
-    return number % _HELD_OUT == _HELD_OUT - 1
-
-
-def _noise_db(model: Any, graphs: Sequence[Any], batches: Batches) -> NDArray[np.float64]:
-    """The noise of each graph's outputs on each held-out sample, in dB, their mean: (graphs, samples)."""
-    from onnx import TensorProto
-
-    names = [o.name for o in model.graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT]
-    cuts = [Cut(graph, names) for graph in (model, *graphs)]
-    levels = []
-    for number, inputs in enumerate(islice(batches, _SAMPLES)):
-        if _is_held_out(number):
-            expected, *answers = (cut.run(inputs) for cut in cuts)
-            noise = [
-                [np.square(got[n].astype(np.float64) - expected[n]).sum() for n in names] for got in answers
-            ]
-            levels.append(10 * np.log10(np.maximum(noise, 1e-300)).mean(axis=1))
-    return np.array(levels).T
-
-
-def _is_lower(noise_db: NDArray[np.float64]) -> bool:
-    """Whether the second row lies below the first by more than two standard errors of their difference."""
-    difference = noise_db[1] - noise_db[0]
-    certain = 2 * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return bool(difference.mean() < -certain)
 
 
 def _passes(layers: list[_Layer]) -> Iterator[list[_Layer]]:
@@ -180,7 +150,7 @@ class _Layer:
         """Take in the layer's data input of one call, `number` of so many."""
         rows = -(-min(max(8 * self.summands, _ROWS[0]), _ROWS[1]) // of)
         found = patches(values, self.node, self.coded.weight.shape, rows=max(32, rows), seed=number)
-        if self.held_out is not None and _is_held_out(number):
+        if self.held_out is not None and is_held_out(number):
             self.held_out.add(found)
         else:
             self.moments.add(found)

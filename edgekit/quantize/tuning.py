@@ -21,7 +21,8 @@ from edgekit.core.target import Int8Policy
 from edgekit.quantize.algorithms.empirical_bias import correct_biases
 from edgekit.quantize.algorithms.equalization import Equalized, equalize, smooth
 from edgekit.quantize.calibrate import Calibration, read_calibration
-from edgekit.quantize.qdq import code_weights
+from edgekit.quantize.held_out import Levels, is_lower, levels_of, teaching
+from edgekit.quantize.qdq import code_weights, quantize
 from edgekit.quantize.rounding import learn_rounding
 from edgekit.quantize.weight_coding import CodedWeight
 from edgekit.quantize.widths import quantize_widths
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from edgekit.core.samples import Samples
 
 __all__ = ["Tuning", "even_out", "even_out_file", "quantize_file", "tune"]
+
+_POOR_DB = 15.0  # of the outputs' signal over noise: below, answers differ from those in float
+_GLANCE = 4  # samples held out that tell whether answers are poor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,24 @@ def tune(
     coded = None
     if options.learns_rounding(calibration.samples):
         coded = learn_rounding(model, batches, calibration=calibration, policy=policy, options=options)
-    if options.bias_correction == "empirical":
-        plain = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
-        coded = correct_biases(model, batches, plain, calibration=calibration, policy=policy, options=options)
-    return Tuning(calibration=calibration, coded=coded)
+    tries = options.may_correct_by_answers(calibration.samples)
+    if not tries and options.bias_correction != "empirical":
+        return Tuning(calibration=calibration, coded=coded)
+    plain = coded or code_weights(model, calibration=calibration, policy=policy, options=options)
+
+    def graph_of(codes: dict[str, CodedWeight]) -> Any:
+        return quantize(model, calibration=calibration, policy=policy, options=options, coded=codes)[0]
+
+    if tries and not _is_poor(levels_of(model, [graph_of(plain)], batches, most=_GLANCE)):
+        return Tuning(calibration=calibration, coded=coded)
+    seen = teaching(batches) if tries else batches
+    corrected = correct_biases(model, seen, plain, calibration=calibration, policy=policy, options=options)
+    if tries and not is_lower(levels_of(model, [graph_of(plain), graph_of(corrected)], batches).noise):
+        return Tuning(calibration=calibration, coded=coded)
+    return Tuning(calibration=calibration, coded=corrected)
+
+
+def _is_poor(levels: Levels) -> bool:
+    """Whether the one graph of `levels` answers so that its mistakes show."""
+    found = levels.signal - levels.noise[0]
+    return bool(found.size and found.mean() < _POOR_DB)

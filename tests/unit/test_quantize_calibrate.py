@@ -7,9 +7,10 @@ from quantize_models import GraphBuilder, classifier, pictures, run
 
 from edgekit.core.target import load_target
 from edgekit.errors import InternalError, UsageError
-from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.calibrate import CalibrationRun, calibrate
 from edgekit.quantize.graph_index import index_graph
 from edgekit.quantize.observers import FloatHistogram, Method
+from edgekit.quantize.observers.reductions import ROWS_FROM
 from edgekit.quantize.observers.session import share_cores
 
 POLICIES = [load_target(name).int8 for name in ("tflite", "onnxruntime")]
@@ -87,6 +88,26 @@ def test_calls_that_run_at_the_same_time_have_256_mib_of_activations():
         index = index_graph(b.build({"image": [1, 3, side, side]}, ["y"]))
         shares[side] = share_cores(index, 8)
     assert shares == {64: (8, 1), 1024: (8, 1), 2048: (2, 7), 4096: (1, 8)}
+
+
+@pytest.mark.parametrize("channels", [12, 16])  # whole blocks of the engine's layout, and a block in part
+def test_rows_of_a_large_tensor_are_taken_in_turn(channels):
+    b = GraphBuilder()
+    b.relu6(b.conv("image", "a", 3, channels, bias=False), "a.y")
+    b.relu6(b.conv("a.y", "b", channels, channels), "b.y")
+    b.add("Transpose", ["b.y"], "turned", perm=[0, 2, 3, 1])
+    b.add("Add", ["turned", "turned"], "out")
+    model = b.build({"image": [1, 3, 72, 40]}, ["out"])
+    run = CalibrationRun(model, policies=POLICIES, method=Method(name="auto"))
+    samples = pictures(4, (1, 3, 72, 40))
+    shapes = index_graph(model).shapes
+    for tensor in ("image", "a.y", "b.y", "turned", "out"):
+        whole = recorded(model, samples, tensor).reshape(4, *shapes[tensor][1:])
+        every = -(-whole[0].size // ROWS_FROM)
+        for call, sample in enumerate(samples):
+            _, values = run._run(sample, call)
+            rows = whole[call][:, call % every :: every]
+            np.testing.assert_allclose(values[tensor][0], rows, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_set_is_refused():

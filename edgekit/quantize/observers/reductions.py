@@ -21,7 +21,7 @@ import numpy as np
 
 from edgekit.quantize.graph_index import GraphIndex
 
-__all__ = ["CALL", "ROWS_FROM", "Layout", "Reduced", "add_reductions", "add_values"]
+__all__ = ["CALL", "ROWS_FROM", "Layout", "Reduced", "add_reductions", "add_values", "values_of"]
 
 ROWS_FROM = 1 << 14
 CALL = "calibration/call"
@@ -85,6 +85,11 @@ def add_reductions(index: GraphIndex, tensors: list[str], channels: Mapping[str,
     return reduced
 
 
+def values_of(tensor: str) -> str:
+    """The output that holds rows of a tensor too large for all of its values."""
+    return f"{tensor}/values"
+
+
 def add_values(reduced: Reduced, index: GraphIndex, tensors: list[str]) -> dict[str, str]:
     """Outputs that hold values of `tensors`: tensor -> output. Adds the input `CALL`, int64 [1]."""
     from onnx import TensorProto, helper
@@ -101,7 +106,7 @@ def add_values(reduced: Reduced, index: GraphIndex, tensors: list[str]) -> dict[
                 graph.node.append(helper.make_node("Mod", [CALL, f"{start}/of"], [start], name=start))
                 end = helper.make_tensor("calibration/end", TensorProto.INT64, [1], [np.iinfo(np.int64).max])
                 graph.initializer.extend([end] if len(starts) == 1 else [])
-            found[name] = f"{name}/values"
+            found[name] = values_of(name)
             graph.initializer.append(helper.make_tensor(f"{name}/axis", TensorProto.INT64, [1], [axis]))
             inputs = [name, starts[stride], "calibration/end", f"{name}/axis", f"{starts[stride]}/of"]
             graph.node.append(helper.make_node("Slice", inputs, [found[name]], name=found[name]))

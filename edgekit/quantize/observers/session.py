@@ -14,11 +14,13 @@ import heapq
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.core.packages import require
 from edgekit.quantize.graph_index import GraphIndex
+from edgekit.quantize.observers.blocked import take_rows_first
 
 __all__ = ["observing_session", "share_cores"]
 
@@ -40,8 +42,11 @@ def share_cores(index: GraphIndex, cores: int) -> tuple[int, int]:
     return calls, cores - calls + 1  # the threads of a session are shared by its calls
 
 
-def observing_session(model: Any, *, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` of `model`, a ModelProto, on `threads` threads."""
+def observing_session(model: Any, shapes: Mapping[str, tuple[int, ...]], *, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` of `model`, a ModelProto, on `threads` threads.
+
+    `shapes`: of the tensors that are observed.
+    """
     onnx = require("onnx", needed_for="calibration")
     onnxruntime = require("onnxruntime", needed_for="calibration")
     with tempfile.TemporaryDirectory(prefix="edgekit-calibration-") as folder:
@@ -54,6 +59,7 @@ def observing_session(model: Any, *, threads: int) -> Any:
             )
         _open(onnxruntime, model.SerializeToString(), settings)
         graph = onnx.load(str(optimized), load_external_data=False)
+        take_rows_first(graph.graph, shapes)
         _observe_at_once(graph.graph)
         ordered.write_bytes(graph.SerializeToString())
         settings = _settings(onnxruntime, threads)
