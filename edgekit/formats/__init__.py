@@ -9,6 +9,7 @@ from edgekit.core.files import digest_file, digest_json
 from edgekit.core.model import ModelFormat
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import UsageError
+from edgekit.formats.pickled import pickled_class
 
 __all__ = ["detect", "digest_source", "require_trust", "source_name", "split_factory"]
 
@@ -153,8 +154,16 @@ def _torch_file(path: Path) -> ModelFormat:
 
 
 def _state_dict_alone(path: Path) -> UsageError:
+    code = "" if path.suffix == ".safetensors" else pickled_class(path)
+    if code:
+        return UsageError(
+            f"this is a pickled {code}: loading it can run any code, so edgekit never does",
+            where=str(path),
+            hint="load it yourself and give edgekit.convert the module, or torch.save(module.state_dict(), "
+            "'weights.pt') and name module.py:factory --state weights.pt",
+        )
     return UsageError(
-        "this is a state dict (or a pickled object): it holds weights, not the network",
+        "this is a state dict: it holds weights, not the network",
         where=str(path),
         hint=f"name the module that they belong to: module.py:factory --state {path.name}",
     )

@@ -146,7 +146,7 @@ def _write(
         if kind != "torch-module":  # into the step's log
             traceback.print_exc()
         raise Unsupported(
-            f"PyTorch's {exporter} exporter failed", where=model, reasons=[Reason(why=_cause(err))]
+            f"PyTorch's {exporter} exporter failed", where=model, reasons=[_cause(err)]
         ) from err
 
 
@@ -210,8 +210,15 @@ def _dynamo(source: TorchSource, outputs: list[str], path: Path, kind: ModelForm
     return "exported by PyTorch's dynamo exporter"
 
 
-def _cause(err: BaseException) -> str:
+def _cause(err: BaseException) -> Reason:
     """What an exporter says, in one line: without colours and without its advice on filing reports."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(err))
     text = text.rpartition("## Exception summary")[2]
-    return f"{type(err).__name__}: {' '.join(text.split())[:400]}"
+    lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\n +(.+)', text)
+    if "data-dependent" in text and lines:
+        file, line, code = lines[-1]
+        return Reason(
+            why=f"what runs is data-dependent: {Path(file).name}:{line}: {code.strip()}",
+            hint="compute both ways and choose with torch.where, or make each way a model of its own",
+        )
+    return Reason(why=f"{type(err).__name__}: {' '.join(text.split())[:400]}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit.core.packages import installed_version, require
 from edgekit.errors import UsageError
+from edgekit.formats.pickled import pickled_class
 
 __all__ = ["load_state"]
 
@@ -54,8 +55,10 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
+        code = pickled_class(path)
+        inside = f"a pickled {code}" if code else str(err).splitlines()[0]
         raise UsageError(
-            f"the state file holds more than tensors and is not loaded: {str(err).splitlines()[0]}",
+            f"the state file holds more than tensors and is not loaded: {inside}",
             where=str(path),
             hint="save the weights alone: torch.save(module.state_dict(), FILE)",
         ) from err

@@ -150,8 +150,10 @@ def _read_exported(
             difference = _disagreement([prepared], evidence, folder, runner, locate)
         except (Unsupported, MissingPackage) as err:
             missing += [err] if isinstance(err, MissingPackage) else []
-            why = "; ".join(r.why for r in err.reasons) if isinstance(err, Unsupported) else ""
-            reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message))
+            found = err.reasons if isinstance(err, Unsupported) else ()
+            why = "; ".join(r.why for r in found)
+            hint = next((r.hint for r in found if r.hint), err.hint)
+            reasons.append(Reason(node=f"{exporter} exporter", why=why or err.message, hint=hint))
             continue
         if difference is None:
             notes = [*notes, *(f"the {r.node} was not used: {r.why}" for r in reasons)]
@@ -161,7 +163,8 @@ def _read_exported(
                 if exporter == exporters[-1] and not reasons:
                     raise
                 nodes = "; ".join(f"{r.node}: {r.why}" for r in err.reasons)
-                reasons.append(Reason(node=f"{exporter} exporter", why=f"{err.message}: {nodes}"))
+                why = f"{err.message}: {nodes}"
+                reasons.append(Reason(node=f"{exporter} exporter", why=why, hint=err.hint))
                 continue
             return _model(kind, source, out, signature, [], [*notes, *_unread(evidence, signature), *more])
         reasons.append(Reason(

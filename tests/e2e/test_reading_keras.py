@@ -184,6 +184,28 @@ def test_what_cannot_be_read_says_what_to_do(read, name, error, words):
         assert word in read[name]["text"]
 
 
+@pytest.mark.conformance
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("custom.h5", ["Keras knows no 'Twice'", "--custom-objects layers.py --trust"]),
+        ("code.keras", ["Python code, which is not run", "plus", "--trust"]),
+        ("none", ["no signature", "signatures="]),
+        ("two", ["'grow', 'twins'", "--signature grow"]),
+    ],
+)
+def test_the_command_line_says_so_too_and_leaves_nothing(models, tmp_path, monkeypatch, capsys, source, words):
+    monkeypatch.chdir(models)
+    before = sorted(models.iterdir())
+    assert main(["convert", source, "-t", "onnxruntime", "-p", "float32", "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.partition("error: ")[2]
+    for word in (f"{source}: ", *words):
+        assert word in said
+    assert "Traceback" not in said
+    assert sorted(models.iterdir()) == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_saved_model_gives_one_graph_whatever_the_process(models, tmp_path):
     """Two fresh processes; `make conformance` does five, of every kind of file."""
     first = api.open(models / "two", out=tmp_path / "a", signature="twins")

@@ -142,7 +142,8 @@ def test_a_branch_on_the_data_is_refused_with_the_reason_of_each_exporter(
         read(f"{torch_files}/net.py:{factory}", tmp_path / "out")
     legacy, dynamo = caught.value.reasons
     assert "does not answer like the module: output 'output': differs by up to" in legacy.why
-    assert "data-dependent" in dynamo.why
+    assert "data-dependent: net.py:" in dynamo.why
+    assert "torch.where" in dynamo.hint
     assert not any((tmp_path / "out").iterdir())
 
 

@@ -47,7 +47,7 @@ def test_an_old_pickle_is_refused_without_being_loaded(tmp_path: Path) -> None:
             return (Path.touch, (Path(tmp_path / "ran"),))  # type: ignore[return-value]
 
     (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(UsageError, match="state dict"):
+    with pytest.raises(UsageError, match=r"a pickled pathlib\S*\.Path\.touch: loading it can run any code"):
         detect(str(tmp_path / "w.pt"))
     assert not (tmp_path / "ran").exists()
 
