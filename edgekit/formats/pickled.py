@@ -56,7 +56,7 @@ def _names(stream: BinaryIO) -> Iterator[str]:
                     memo.append(last)
                     continue
                 yield ""
-                kept = memo[value] if opcode.name in ("BINGET", "LONG_BINGET") and memo else value
+                kept = memo[int(value or 0)] if opcode.name in ("BINGET", "LONG_BINGET") and memo else value
                 last = kept if isinstance(kept, str) and opcode.name != "GLOBAL" else ""
                 words += [last] if last else []
         except (ValueError, IndexError):  # no pickle, or half a one: whoever loads it says so

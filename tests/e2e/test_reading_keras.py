@@ -194,7 +194,7 @@ def test_what_cannot_be_read_says_what_to_do(read, name, error, words):
         ("two", ["'grow', 'twins'", "--signature grow"]),
     ],
 )
-def test_the_command_line_says_so_too_and_leaves_nothing(models, tmp_path, monkeypatch, capsys, source, words):
+def test_the_command_line_says_so_and_leaves_nothing(models, tmp_path, monkeypatch, capsys, source, words):
     monkeypatch.chdir(models)
     before = sorted(models.iterdir())
     assert main(["convert", source, "-t", "onnxruntime", "-p", "float32", "-o", str(tmp_path / "out")]) == 2
