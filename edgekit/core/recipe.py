@@ -54,20 +54,21 @@ class CalibrationOptions:
 class QuantizationOptions:
     """How a float network is brought into integers; the algorithms are described in `quantize.algorithms`.
 
-    `bias_correction`: from the means of the calibration pass ("analytic"), or from running the quantized
-    network on the samples ("empirical"). `equalize`: even out the channel scales of layers that follow each
-    other. `smooth`: the largest share (0: none, up to 1) of the outliers of normalized activations that may
-    move into the weights behind them. `weight_clipping`: the scale of weights by their maximum or by least
-    squared error. `rounding`: codes of weights by their own value ("nearest"), by the error they make at the
-    layer's output on the samples ("learned"), or learned where samples held out say that it helps, from 32
-    samples on ("auto"). `leave_float`: what 8 bits would destroy and what integers
+    `bias_correction`: from the means of the calibration pass ("analytic"), from running the quantized network
+    on the samples ("empirical"), or that where analytic correction leaves answers poor and samples held out
+    say that it helps, from 32 samples on ("auto"). `equalize`: even out the channel scales of layers that
+    follow each other. `smooth`: the largest share (0: none, up to 1) of the outliers of normalized
+    activations that may move into the weights behind them. `weight_clipping`: the scale of weights by their
+    maximum or by least squared error. `rounding`: codes of weights by their own value ("nearest"), by the
+    error they make at the layer's output on the samples ("learned"), or learned where samples held out say
+    that it helps, from 32 samples on ("auto"). `leave_float`: what 8 bits would destroy and what integers
     gain nothing for (spectra, normalizations written in arithmetic, islands) stays float without being named.
     `keep`: node name -> the precision it keeps in an "int8" artifact. `rescue`: where an int8 artifact breaks
     a budget on accuracy, SQNR or agreement, find what brings it back: stronger algorithms, then nodes that
     keep a higher precision.
     """
 
-    bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
+    bias_correction: Literal["auto", "none", "analytic", "empirical"] = "auto"
     equalize: bool = False
     smooth: float = 0.0
     weight_clipping: Literal["max", "mse"] = "max"
@@ -83,6 +84,10 @@ class QuantizationOptions:
     def learns_rounding(self, samples: int) -> bool:
         """Whether codes of weights are learned from so many samples."""
         return self.rounding == "learned" or (self.rounding == "auto" and samples >= _LEARN_FROM)
+
+    def may_correct_by_answers(self, samples: int) -> bool:
+        """Whether empirical correction is tried where the answers are poor, as so many samples allow."""
+        return self.bias_correction == "auto" and self.rounding != "nearest" and samples >= _LEARN_FROM
 
     def looks_at_samples(self, count: int) -> bool:
         """Whether an algorithm runs the network on the `count` samples, besides the calibration pass."""

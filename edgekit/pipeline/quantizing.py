@@ -180,7 +180,7 @@ def _quantize(job: Job, policy: Int8Policy, ranges: Path) -> Path:
         "samples": samples.digest,
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    folder, cached = cached_folder("tune", version=4, inputs=inputs, build=lambda f: write(f / "qdq.onnx"))
+    folder, cached = cached_folder("tune", version=5, inputs=inputs, build=lambda f: write(f / "qdq.onnx"))
     if cached:
         job.runner.on_event(Event(step=label, state="cached"))
     return folder / "qdq.onnx"

@@ -13,6 +13,7 @@ from edgekit.core.target import load_target
 from edgekit.errors import UsageError
 from edgekit.quantize.algorithms.empirical_bias import _certain
 from edgekit.quantize.calibrate import calibrate
+from edgekit.quantize.held_out import levels_of
 from edgekit.quantize.qdq import quantize
 from edgekit.quantize.tuning import tune
 
@@ -20,13 +21,18 @@ POLICY = load_target("tflite").int8
 EMPIRICAL = QuantizationOptions(bias_correction="empirical")
 
 
-def clipped_network():
-    """Two layers, and a calibration that clips the activation between them to half its range."""
+def clipped_network(*, averaged: bool = False):
+    """Two layers, and a calibration that clips the activation between them to a third of its range.
+
+    With `averaged`, the answer is the mean of every channel, and the range a tenth.
+    """
     b = GraphBuilder()
-    b.conv(b.add("Relu", [b.conv("image", "first", 3, 8)], "y"), "out", 8, 4)
+    last = b.conv(b.add("Relu", [b.conv("image", "first", 3, 8)], "y"), "last" if averaged else "out", 8, 4)
+    if averaged:
+        b.add("GlobalAveragePool", [last], "out")
     model = b.build({"image": [1, 3, 8, 8]}, ["out"])
     found = calibrate(model, pictures(16), policies=[POLICY])
-    ranges = {**found.ranges, "y": (0.0, found.ranges["y"][1] / 3)}
+    ranges = {**found.ranges, "y": (0.0, found.ranges["y"][1] / (10 if averaged else 3))}
     return model, replace(found, ranges=ranges, coded={})
 
 
@@ -52,6 +58,40 @@ def test_it_follows_learned_rounding():
     before = mean_errors(model, found, learned, samples, unseen)
     after = mean_errors(model, found, replace(learned, bias_correction="empirical"), samples, unseen)
     assert after.sum() < 0.3 * before.sum()
+
+
+def test_it_is_tried_by_itself_where_answers_are_poor_and_kept_where_samples_held_out_agree():
+    model, found = clipped_network(averaged=True)
+    samples = pictures(64, seed=4)
+    found, analytic = replace(found, samples=64), QuantizationOptions(bias_correction="analytic")
+    answers = {
+        name: tune(model, samples, calibration=found, policy=POLICY, options=options).coded
+        for name, options in {"auto": QuantizationOptions(), "analytic": analytic}.items()
+    }
+    noise = [
+        levels_of(model, [quantize(model, calibration=found, policy=POLICY, coded=coded)[0]], samples)
+        for coded in (answers["auto"], answers["analytic"])
+    ]
+    assert (noise[1].signal - noise[1].noise[0]).mean() < 15.0
+    assert noise[0].noise.mean() < noise[1].noise.mean() - 3.0
+    assert all((answers["auto"][n].codes == answers["analytic"][n].codes).all() for n in ("first", "last"))
+
+
+def test_it_is_not_tried_where_answers_are_good_or_samples_are_few(monkeypatch):
+    def tried(*_, **__):
+        raise AssertionError("biases corrected by answers")
+
+    monkeypatch.setattr("edgekit.quantize.tuning.correct_biases", tried)
+    model, samples = classifier(), pictures(32)
+    good = calibrate(model, samples, policies=[POLICY])
+    assert tune(model, samples, calibration=good, policy=POLICY, options=QuantizationOptions()).coded
+    poor_model, poor = clipped_network()
+    few = replace(poor, samples=31)
+    tuned = tune(poor_model, samples[:31], calibration=few, policy=POLICY, options=QuantizationOptions())
+    assert tuned.coded is None
+    many = replace(poor, samples=32)
+    with pytest.raises(AssertionError, match="by answers"):
+        tune(poor_model, samples, calibration=many, policy=POLICY, options=QuantizationOptions())
 
 
 def test_a_shift_that_chance_explains_is_not_corrected():

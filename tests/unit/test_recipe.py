@@ -57,7 +57,7 @@ def test_what_mixes_precisions_serves_int8_alone():
 def test_defaults_suit_every_precision():
     for precision in ("float32", "dynamic-int8", "weight-int4"):
         recipe(precision)
-        recipe(precision, bias_correction="analytic", smooth=0.0)
+        recipe(precision, bias_correction="auto", smooth=0.0)
 
 
 def test_all_idle_options_are_named_at_once_on_the_command_line(capsys, tmp_path: Path):
