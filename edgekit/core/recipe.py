@@ -224,9 +224,8 @@ class Recipe:
             problems.append("qat and quantization.rescue: a rescue would quantize again what was trained")
         if "int16x8" in self.quantization.keep.values():
             problems.append("qat with nodes that keep 'int16x8' is not known: let them keep 'float32'")
-        own = self.distill and (self.distill.teacher or self.distill.student or self.distill.features)
-        if own and self.finetune is None:
-            problems.append("qat learns the float network's outputs: leave teacher, student, features out")
+        if self.distill and (self.distill.teacher or self.distill.student) and self.finetune is None:
+            problems.append("qat learns from the float network: give teacher and student a [finetune] table")
         return problems
 
 

@@ -77,7 +77,8 @@ def check_batch(module: Any, options: TrainingOptions) -> None:
 
 def _check_comparable(module: Any, teacher: Teacher, inputs: dict[str, Any]) -> None:
     seen: dict[str, Any] = {}
-    unknown = [name for name in teacher.layers if name not in dict(module.named_modules())]
+    [first, *_] = getattr(module, "policies", [module])
+    unknown = [name for name in teacher.layers if name not in dict(first.named_modules())]
     if unknown:
         raise UsageError(f"features: the trained network has no layer {unknown[0]!r}, which the teacher has")
     handles = watch(module, teacher.layers, seen)

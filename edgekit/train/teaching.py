@@ -75,8 +75,12 @@ class Teacher:
 
 
 def watch(module: Any, layers: Sequence[str], seen: dict[str, Any]) -> list[Any]:
-    """Keep what these submodules give, call by call, in `seen`; the handles `remove` the watch again."""
+    """Keep what these submodules give, call by call, in `seen`; the handles `remove` the watch again.
+
+    Of a module of several `policies`, of which each call is one's, all are watched.
+    """
     handles = []
+    holders = getattr(module, "policies", [module])
     for name in layers:
 
         def keep(_module: Any, _inputs: Any, output: Any, name: str = name) -> None:
@@ -84,7 +88,7 @@ def watch(module: Any, layers: Sequence[str], seen: dict[str, Any]) -> list[Any]
                 raise Unsupported(f"the layer {name!r} gives {type(output).__name__}, a tensor is needed")
             seen[name] = output
 
-        handles.append(module.get_submodule(name).register_forward_hook(keep))
+        handles += [holder.get_submodule(name).register_forward_hook(keep) for holder in holders]
     return handles
 
 

@@ -22,6 +22,7 @@ from edgekit.core.training import DistillationOptions, TrainingOptions
 from edgekit.errors import StepError, UsageError
 from edgekit.quantize.calibrate import calibrate
 from edgekit.quantize.qdq import quantize
+from edgekit.train.from_graph import trainable
 from edgekit.train.quantized.export import trained_graph
 from edgekit.train.quantized.fake import activation_quantizer
 from edgekit.train.quantized.graph import Quantized
@@ -223,8 +224,30 @@ def test_a_recipe_names_what_cannot_go_with_training() -> None:
     for changes, problem in (
         ({"precisions": ("float32",)}, "name the precision 'int8'"),
         ({"quantization": QuantizationOptions(keep={"n": "int16x8"})}, "keep 'int16x8'"),
-        ({"distill": DistillationOptions(features=("a",))}, "leave teacher, student, features out"),
+        ({"distill": DistillationOptions(student=source)}, "give teacher and student a [finetune] table"),
     ):
         with pytest.raises(UsageError) as caught:
             replace(whole, **changes)
         assert any(problem in text for text in caught.value.problems)
+
+
+@pytest.mark.parametrize("targets", [["tflite"], TARGETS])
+def test_layers_of_the_float_network_teach_those_of_the_quantized_one(
+    targets: list[str], place: Path, tmp_path: Path
+) -> None:
+    layers = trainable(place / "model.onnx").meta["layers"]
+    options = QatOptions(training=training(place, learning_rate=1e-3, epochs=1))
+    trained = {}
+    for features in ((), (layers[0].path,)):
+        taught = DistillationOptions(features=features, feature_weight=100.0)
+        done = step(place, tmp_path, *targets, options=options, distillation=encode(taught))
+        trained[features] = done["initial"], (tmp_path / "tflite.onnx").read_bytes()
+    (plain, first), (more, second) = trained.values()
+    assert more > plain  # the distance of the layer is part of the loss
+    assert first != second
+
+
+def test_a_layer_that_no_network_has_is_named(place: Path, tmp_path: Path) -> None:
+    taught = encode(DistillationOptions(features=("nowhere*",)))
+    with pytest.raises(UsageError, match="features: no layer has such a name"):
+        step(place, tmp_path, "tflite", options=QatOptions(training=training(place)), distillation=taught)

@@ -43,6 +43,7 @@ class Ranges:
 class Quantized:
     """A fake-quantized module and where each of its quantizers lies in the QDQ graph.
 
+    Besides what `edgekit.train.trainable` says, its `meta` holds "values": tensor -> node of its fx graph.
     `activations`: QuantizeLinear node -> quantizer. `weights`, `biases`: DequantizeLinear node -> quantizer.
     """
 
@@ -97,6 +98,7 @@ def fake_quantized(
         layers=layers,
         source=str(qdq),
         batch="",
+        values={t: v.name for t, v in builder.values.items() if isinstance(v, torch.fx.Node)},
     )
     result.module = module.eval()
     result.enable(False)  # a value on the edge of two codes may fall to either side in a joint run

@@ -20,6 +20,7 @@ from edgekit.train.data import TrainingData, training_data
 from edgekit.train.loop import Trained, train
 from edgekit.train.objective import check_batch, judge_of, objective_of
 from edgekit.train.quantized.export import trained_graph
+from edgekit.train.quantized.features import expose_layers
 from edgekit.train.quantized.graph import Quantized, Ranges, fake_quantized
 from edgekit.train.quantized.several import in_turn
 from edgekit.train.rates import kept_rate, long_enough, with_rate
@@ -117,6 +118,8 @@ def train_graphs(
     the graph cannot take.
     """
     modules = [g.module for g in graphs]
+    if distillation is not None and distillation.features:
+        expose_layers(modules, source, distillation.features)
     module = modules[0] if len(modules) == 1 else in_turn(modules)
     check_batch(module, options)
     teacher = source if distillation is not None or not data.has_labels else None
