@@ -19,14 +19,21 @@ from edgekit.quantize.opset import raise_opset
 from edgekit.quantize.placement import WEIGHTED_OPS
 from edgekit.quantize.recurrent_weights import CHANNEL_AXIS, RECURRENT_OPS, recurrent_weights
 from edgekit.quantize.scales import SMALLEST_SCALE, weight_codes
+from edgekit.quantize.widen_halves import widen_halves
 
 __all__ = ["code_blocks", "quantize_weights", "quantize_weights_file"]
 
 
 def quantize_weights_file(*, model: str, policy: dict[str, Any], out: str) -> dict[str, Any]:
-    """Step: write the graph of `model` with coded weights to `out`; says how many there are."""
+    """Step: write the graph of `model` with coded weights to `out`; says how many there are.
+
+    A model that computes in float16 is coded as the graph that computes in float32.
+    """
     onnx = require("onnx", needed_for="quantization")
-    result, coded = quantize_weights(onnx.load(model), policy=decode(WeightPolicy, policy, where="policy"))
+    proto = onnx.load(model)
+    if widen_halves(proto):
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    result, coded = quantize_weights(proto, policy=decode(WeightPolicy, policy, where="policy"))
     with atomic_file(Path(out)) as temporary:
         temporary.write_bytes(result.SerializeToString(deterministic=True))
     return {"weights": len(coded)}

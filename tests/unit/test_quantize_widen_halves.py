@@ -12,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from quantize_models import classifier
 
 import edgekit
+from edgekit.core.codec import encode
+from edgekit.core.target import WeightPolicy
+from edgekit.quantize.weights import quantize_weights_file
 from edgekit.quantize.widen_halves import widen_halves
 from edgekit.runtime import Session
 
@@ -81,6 +84,24 @@ def test_halves_inside_a_branch_are_widened_too():
     for yes, expected in ((True, [2, 6]), (False, [3, 5])):
         given = {"x": np.float16([1, 3]), "yes": np.array(yes)}
         np.testing.assert_array_equal(session.run(None, given)[0], np.float16(expected))
+
+
+def test_weights_in_float16_are_stored_in_integers_and_ports_stay(tmp_path: Path):
+    onnx.save(half(ports=True), tmp_path / "half.onnx")
+    policy = encode(WeightPolicy(bits={"Conv": 8, "Gemm": 8}))
+    out = tmp_path / "coded.onnx"
+    told = quantize_weights_file(model=str(tmp_path / "half.onnx"), policy=policy, out=str(out))
+    coded = onnx.load(out)
+    kinds = [node.op_type for node in coded.graph.node]
+    assert told["weights"] == kinds.count("DequantizeLinear") > 1
+    ends = [p.type.tensor_type.elem_type for p in (*coded.graph.input, *coded.graph.output)]
+    assert set(ends) == {TensorProto.FLOAT16}
+    expected, got = (
+        np.concatenate([answers(m, image[None]) for image in images()]).astype(np.float64)
+        for m in (half(ports=True), coded)
+    )
+    noise = np.square(got - expected).sum()
+    assert 10 * np.log10(np.square(expected).sum() / noise) > 35
 
 
 @pytest.mark.parametrize("ports", [False, True])
