@@ -69,6 +69,7 @@ def measured(
             qat=qat,
             validation=ValidationOptions(data=DataSource(path=str(folder / "test.npz"))),
             benchmark=BenchmarkOptions(rounds=20),
+            deadline_s=7200.0,
         )
     )
     rows: Row = {"cpu_seconds": round(cpu_seconds() - begun, 1), "notes": report.source.notes}
