@@ -20,7 +20,7 @@ import onnxruntime
 import published
 from PIL import Image
 
-__all__ = ["NETWORKS", "Fold", "Judged", "Places"]
+__all__ = ["NETWORKS", "Fold", "Judged", "Places", "imagenet"]
 
 ROOT = Path(__file__).resolve().parents[2]
 Arrays = dict[str, np.ndarray]
@@ -72,7 +72,7 @@ def efficientnet_lite0(places: Places) -> Judged:
         return Judged(
             source=source, folds=[Fold(calibration={"image": pictures[:4]}, judged={"image": pictures[4:]})]
         )
-    images, labels = _imagenet(places.pictures)
+    images, labels = imagenet(places.pictures)
     third = np.random.default_rng(0).permutation(len(images)) % 3
     folds = [
         Fold(
@@ -86,7 +86,7 @@ def efficientnet_lite0(places: Places) -> Judged:
     return Judged(source=source, folds=folds, limit=0.7, limit_db=limits)
 
 
-def _imagenet(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def imagenet(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Short side 256, centre 224, (x - 127) / 128; labels.csv names file and class index."""
     images, labels = [], []
     with zipfile.ZipFile(path) as archive:

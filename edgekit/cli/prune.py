@@ -22,6 +22,7 @@ METHODS = ("channels", "heads", "structured", "unstructured", "2:4")
 MEASURES = ("macs", "parameters", "latency")
 CRITERIA = ("magnitude", "taylor", "activation")
 SCOPES = ("global", "uniform")
+COMPENSATIONS = ("least-squares", "none")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="remove it in N steps, training after each (default 1)")  # fmt: skip
     parser.add_argument("--max-drop", metavar="X", type=number(float, at_least=0),
                         help="stop before the score is worse by more (points for rates)")  # fmt: skip
+    parser.add_argument(
+        "--compensation", metavar="|".join(COMPENSATIONS), type=choice(COMPENSATIONS),
+        help="before training, predict what is gone from what stays (default least-squares)",
+    )  # fmt: skip
     parser.add_argument("--labels-only", action="store_true", help="learn from labels, not from the network")
     add_deadline(parser)
     add_training(parser, required=False)
@@ -75,6 +80,7 @@ def execute(arguments: argparse.Namespace) -> Answer:
         "multiple": arguments.multiple,
         "steps": arguments.pruning_steps,
         "max_drop": arguments.max_drop,
+        "compensation": arguments.compensation,
         "learn_from": "labels" if arguments.labels_only else None,
         "recovery": training_of(arguments) if arguments.training else None,
         "distill": distillation_of(arguments),

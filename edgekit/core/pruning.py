@@ -22,14 +22,17 @@ class PruningOptions:
     on `target`.
 
     `criterion`, of what a unit is worth: the squared norm of its weights ("magnitude": Li et al. 2017), the
-    change of the loss to first order when it goes ("taylor": Molchanov et al. 2019, section 3.1), or the
+    change of the loss to first order when it goes ("taylor": Molchanov et al. 2019, section 3.1; without
+    labels the change of the answers), or the
     energy of what its readers make of it ("activation"). `scope`: every layer loses the same share
     ("uniform"), or the least worthy units of all layers go, none below a `floor` share of its own
     ("global"). Counts that are left are multiples of `multiple`, where a layer has that many. `keep`: names
     (globs) of layers whose units stay.
 
     `steps` removes it bit by bit, by equal factors; `recovery` trains after each, learning from the unpruned
-    network's answers as `distill` says ("teacher", no labels needed) or from "labels" alone. `max_drop`: when
+    network's answers as `distill` says ("teacher", no labels needed) or from "labels" alone. `compensation`:
+    before that, layers that read removed channels get the "least-squares" prediction of them from those that
+    stay (He, Zhang & Sun 2017, section 3.1), on the samples of `recovery`; or "none". `max_drop`: when
     a step's validation score is worse than the unpruned one by more (in points for rates, else in its
     unit), pruning stops and the step before is the result.
     """
@@ -47,6 +50,7 @@ class PruningOptions:
     recovery: TrainingOptions | None = None
     learn_from: Literal["teacher", "labels"] = "teacher"
     distill: DistillationOptions = field(default_factory=DistillationOptions)
+    compensation: Literal["least-squares", "none"] = "least-squares"
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
@@ -74,8 +78,9 @@ class PruningOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningStep:
-    """One step: multiply-adds and parameters that are left, the score of the validation samples before and
-    after recovery (None: not judged), and latency in ms where that was measured."""
+    """One step: multiply-adds and parameters that are left, the score of the validation samples as it was cut
+    (`before`), with the readers of what is gone adjusted (`compensated`) and trained (`after`; None: not
+    judged), and latency in ms where that was measured."""
 
     number: int
     macs: int
@@ -83,4 +88,5 @@ class PruningStep:
     zeros: int
     before: float | None
     after: float | None
+    compensated: float | None = None
     latency_ms: float | None = None

@@ -187,4 +187,7 @@ def _pruning_notes(result: dict[str, Any]) -> tuple[str, ...]:
         text += f"; float32 latency {first['latency_ms']:.3g} ms to {last['latency_ms']:.3g} ms"
     if last["after"] is not None:
         text += f"; {result['metric']} {first['after']:.4g} before, {last['after']:.4g} after"
-    return (text, *([f"pruning stopped: {result['stopped']}"] if result["stopped"] else []))
+        if last["before"] is not None:
+            text += f" ({last['before']:.4g} as it was cut last)"
+    stopped = [f"pruning stopped: {result['stopped']}"] if result["stopped"] else []
+    return (text, *stopped, *(f"pruning, {note}" for note in result["notes"]))

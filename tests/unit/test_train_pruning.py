@@ -17,11 +17,13 @@ from edgekit.core.model import Signature, TensorSpec
 from edgekit.core.pruning import PruningOptions
 from edgekit.core.sources import DataSource
 from edgekit.core.training import TrainingOptions
-from edgekit.errors import StepError, Unsupported, UsageError
+from edgekit.errors import Reason, StepError, Unsupported, UsageError
 from edgekit.graph.generate import generate_inputs
+from edgekit.train.data import training_data_of
 from edgekit.train.from_graph import load_canonical, trainable
-from edgekit.train.pruning import structured
+from edgekit.train.pruning import sparsity, structured
 from edgekit.train.pruning.choosing import choose
+from edgekit.train.pruning.compensating import compensated
 from edgekit.train.pruning.costs import cost_model, macs_of, parameters_of, zeros_of
 from edgekit.train.pruning.cutting import cut_graph
 from edgekit.train.pruning.groups import arrays
@@ -110,7 +112,9 @@ def test_what_cannot_be_followed_is_refused_by_name(tmp_path):
     text = "\n".join(map(str, reasons))
     assert groups == []
     assert "in 2 groups of several channels" in text
-    assert "recurrent layer" in text
+    assert "reach the recurrent layer" in text
+    assert "a recurrent layer, whose gates are not pruned" in text
+    assert "they are an output" in text
     with pytest.raises(Unsupported, match="no channels of this network can be pruned") as caught:
         structured.prune_structured(path, tmp_path / "out.onnx", tmp_path, PruningOptions(), None)
     assert any("recurrent" in str(r) for r in caught.value.reasons)
@@ -149,6 +153,14 @@ def test_layers_named_by_a_glob_lose_nothing(read, tmp_path):
     reads = [i for n in onnx.load(path).graph.node if n.name.startswith("/4/") for i in n.input]
     for name in (n for n in reads if n in before and before[n].ndim == 4):
         assert after[name].shape[0] == before[name].shape[0]
+
+
+@pytest.mark.parametrize("method", ["channels", "2:4"])
+def test_a_glob_that_names_no_layer_is_refused_with_its_neighbour(read, tmp_path, method):
+    run = sparsity.prune_sparse if method == "2:4" else structured.prune_structured
+    with pytest.raises(UsageError, match="names no layer"):
+        run(read("resnet"), tmp_path / "out.onnx", tmp_path,
+            PruningOptions(method=method, keep=("/9/Cnv",)), None)
 
 
 @pytest.fixture(scope="module")
@@ -217,17 +229,18 @@ def test_a_network_is_pruned_by_halves_and_recovers_from_unlabelled_samples(mode
         assert (tmp_path / "out.onnx").stat().st_size < model.unfolded.stat().st_size
 
 
-def test_taylor_ranks_by_labels_and_is_refused_without_them(model, tmp_path):
+def test_taylor_ranks_by_labels_and_without_them_by_the_change_of_the_answers(model, tmp_path):
     done = step(model, tmp_path, source="labelled", criterion="taylor", learn_from="labels")
     assert done["metric"] == "accuracy"
     assert done["steps"][1]["after"] > 0.85
-    with pytest.raises(UsageError, match="needs labels"):
-        step(model, tmp_path, criterion="taylor", work="other")
+    loss = {c: step(model, tmp_path, criterion=c, work=c, compensation="none", epochs=1)["steps"][1]["before"]
+            for c in ("taylor", "magnitude")}  # fmt: skip
+    assert loss["taylor"] < loss["magnitude"]
 
 
 def test_pruning_stops_by_itself_where_the_budget_breaks_and_keeps_the_step_before(model, tmp_path):
     done = step(model, tmp_path, source="labelled", learn_from="labels", epochs=1, rate=1e-6, steps=6,
-                remove=0.9, multiple=1, floor=0.06, max_drop=5.0)
+                remove=0.9, multiple=1, floor=0.06, max_drop=5.0, compensation="none")
     assert "max_drop allows 5" in done["stopped"]
     assert 0 < done["result"] < 6
     kept = done["steps"][done["result"]]
@@ -254,6 +267,61 @@ def test_an_interrupted_run_goes_on_behind_its_last_step_to_the_same_bytes(model
     step(model, tmp_path, steps=2)
     assert len(calls) == 3
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+def test_channels_that_others_predict_go_without_a_trace(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.Flatten(), nn.Linear(64, 2)
+    )
+    with torch.no_grad():
+        for tensor in (module[0].weight, module[0].bias):
+            tensor[8:] = 0.5 * tensor[:8]
+        module[0].bias[12:], module[0].weight[12:] = torch.rand(4), 0.0
+    example = {"input": torch.zeros(1, 3, 8, 8)}
+    model = edgekit.open(module.eval(), example_inputs=example, out=tmp_path / "read")
+    path, x = model.unfolded, np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
+    data = training_data_of({"input": x}, options=TrainingOptions(data=(DataSource(path="x"),), batch_size=8))
+    graph = load_canonical(path)
+    [group, *_] = prunable_groups(path, "channels")[0]
+    gone = {group.name: np.arange(8, 16)}
+    adjusted = compensated(graph, trainable(path), [group], gone, data, 4)
+    left = [cut_graph(source, [group], gone).SerializeToString() for source in (graph, adjusted)]
+    sessions = [onnxruntime.InferenceSession(source) for source in (str(path), *left)]
+    wanted, cut, mended = (np.concatenate([s.run(None, {"input": v[None]})[0] for v in x]) for s in sessions)
+    assert np.abs(cut - wanted).max() > 0.1 * np.abs(wanted).max()
+    assert np.abs(mended - wanted).max() < 3e-3 * np.abs(wanted).max()
+
+
+def with_latencies(model, tmp_path, measure, **options):
+    return structured.prune_structured(
+        model.unfolded, tmp_path / "out.onnx", tmp_path,
+        PruningOptions(measure="latency", target="onnxruntime", multiple=1, **options), None, measure)
+
+
+def test_the_latency_that_was_asked_for_is_reached_with_as_many_multiply_adds_as_it_allows(model, tmp_path):
+    def measure(path):
+        return 1.0 + 3.0 * macs_of(load_canonical(path)) / macs_of(load_canonical(model.unfolded))
+
+    done = with_latencies(model, tmp_path, measure, remove=0.4, steps=2)
+    assert done.result == 2
+    for step, wanted in zip(done.steps[1:], (4.0 * 0.6**0.5, 2.4), strict=True):
+        assert wanted - 0.25 < step.latency_ms <= wanted
+    assert "2.4 ms on onnxruntime wanted" in done.notes[1]
+
+
+def test_a_latency_out_of_reach_is_refused_with_what_was_reached_and_what_could_not_be_cut(
+    model, tmp_path, monkeypatch
+):
+    with pytest.raises(Unsupported, match=r"cannot be brought to 1 ms .* fastest that was tried takes 3 ms"):
+        with_latencies(model, tmp_path, lambda path: 3.0 if "trial" in path.name else 4.0, remove=0.75)
+
+    def refuses(graph, groups, removal):
+        raise Unsupported("the graph cannot be cut there", reasons=[Reason(node="/1/Conv", why="it is tied")])
+
+    monkeypatch.setattr(structured, "cut_graph", refuses)
+    with pytest.raises(Unsupported, match=r"some cuts cannot be made: .*it is tied"):
+        with_latencies(model, tmp_path, lambda path: 4.0, remove=0.2)
 
 
 def test_half_of_the_heads_go_and_the_network_stays_exact(read, tmp_path):

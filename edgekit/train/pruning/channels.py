@@ -54,6 +54,12 @@ def channel_groups(module: Any, model: Any, inputs: tuple[Any, ...]) -> tuple[li
         seen |= members
         if any(c.side == "in" for c in cuts):
             groups.append(Group(name=layer.node, kind="channels", count=width, cuts=tuple(cuts)))
+        else:
+            reasons.append(Reason(node=layer.node, why="no layer reads its channels: they are an output"))
+    reasons += [
+        Reason(node=layer.node, why="a recurrent layer, whose gates are not pruned")
+        for layer in layers.values() if layer.kind in _RECURRENT
+    ]  # fmt: skip
     return groups, reasons
 
 

@@ -9,11 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.pruning import PruningOptions
-from edgekit.errors import Unsupported
+from edgekit.errors import Unsupported, UsageError, nearest
 from edgekit.train.pruning.costs import CostModel
 from edgekit.train.pruning.groups import Group
 
-__all__ = ["choose", "kept_apart"]
+__all__ = ["check_keep", "choose", "kept_apart"]
+
+
+_LISTED = 8  # names of layers in an error
+
+
+def check_keep(keep: Sequence[str], nodes: Sequence[str]) -> None:
+    """Raises `UsageError` for a glob that names no node: what was to stay would be pruned."""
+    problems = []
+    for pattern in (p for p in keep if not any(fnmatchcase(node, p) for node in nodes)):
+        near = nearest(pattern, nodes)
+        if near.startswith("allowed") and len(nodes) > _LISTED:
+            near = f"there are {len(nodes)}: {', '.join(nodes[:_LISTED])} ..."
+        problems.append(f"{pattern!r} names no layer; {near}")
+    if problems:
+        raise UsageError("layers to keep", problems=problems)
 
 
 def kept_apart(groups: Sequence[Group], keep: Sequence[str], members: Mapping[str, set[str]]) -> list[Group]:

@@ -14,7 +14,7 @@ from edgekit.train.pruning.groups import Cut, Group, arrays
 from edgekit.train.teaching import named_call
 from edgekit.train.to_graph import written
 
-__all__ = ["activation", "magnitude", "taylor"]
+__all__ = ["activation", "magnitude", "projected", "taylor"]
 
 Scores = dict[str, NDArray[np.float64]]  # name of a group -> the worth of each unit
 
@@ -46,6 +46,7 @@ def taylor(
     torch = require("torch")
     found = {g.name: np.zeros(g.count) for g in groups}
     module.eval()
+    torch.manual_seed(data.seed)
     for number in range(batches):
         inputs, labels, labelled = tensors(data.batch(number))
         module.zero_grad(set_to_none=True)
@@ -67,6 +68,19 @@ def taylor(
             found[group.name] += np.asarray(total) ** 2 / batches
     module.zero_grad(set_to_none=True)
     return found
+
+
+def projected(outputs: Any, inputs: Any, labels: Any, labelled: Any, features: Any) -> Any:
+    """A random direction of the answers, as an objective of `taylor`: its score then is the squared change of
+    the answers to first order (the diagonal of J^T J, estimated as by Hutchinson 1989), of which labels are
+    no part. Each output counts by its own variance."""
+    torch = require("torch")
+    total: Any = 0.0
+    for value in outputs.values():
+        if value.is_floating_point():
+            spread = value.detach().var(unbiased=False).clamp_min(1e-12).sqrt() if value.numel() > 1 else 1.0
+            total = total + (value * torch.randn_like(value)).sum() / (spread * value.numel() ** 0.5)
+    return total
 
 
 def activation(model: Any, module: Any, groups: Sequence[Group], data: Any, batches: int) -> Scores:
@@ -108,8 +122,8 @@ def _watch_inputs(module: Any) -> tuple[Mapping[str, NDArray[np.float64]], list[
         axis = -1 if layer.kind == "linear" else 1
 
         def keep(_module: Any, given: Any, path: str = layer.path, axis: int = axis) -> None:
-            x = given[0].double().movedim(axis, 0).flatten(1)
-            squares[path] = squares.get(path, 0.0) + x.square().mean(1).numpy()
+            others = [i for i in range(given[0].dim()) if i != axis % given[0].dim()]
+            squares[path] = squares.get(path, 0.0) + given[0].square().mean(others).double().numpy()
 
         handles.append(module.get_submodule(layer.path).register_forward_pre_hook(keep))
     return squares, handles

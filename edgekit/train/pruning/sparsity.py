@@ -14,6 +14,7 @@ from edgekit.train.data import TrainingData
 from edgekit.train.from_graph import load_canonical, trainable
 from edgekit.train.loop import scheduled_steps, train
 from edgekit.train.objective import check_batch, judge_of, objective_of
+from edgekit.train.pruning.choosing import check_keep
 from edgekit.train.pruning.costs import macs_of, parameters_of, zeros_of
 from edgekit.train.pruning.structured import Pruned, broken
 from edgekit.train.teaching import named_call
@@ -42,6 +43,7 @@ def prune_sparse(
     trained. Raises `Unsupported` where no layer may be touched, or when the score breaks the budget.
     """
     torch = require("torch", needed_for="pruning")
+    check_keep(options.keep, [node.name for node in load_canonical(path).graph.node])
     module = trainable(path)
     weights, reasons = _weights(module, options)
     if not weights:

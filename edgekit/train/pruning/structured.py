@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.core.packages import require
 from edgekit.core.progress import report_note
 from edgekit.core.pruning import PruningOptions, PruningStep
+from edgekit.core.training import TrainingMetric
 from edgekit.errors import Reason, Unsupported, UsageError
 from edgekit.graph.canonical import save_model
 from edgekit.graph.generate import generate_inputs
@@ -24,7 +25,8 @@ from edgekit.train.loop import train
 from edgekit.train.objective import check_batch, judge_of, objective_of
 from edgekit.train.pruning import importance
 from edgekit.train.pruning.channels import channel_groups
-from edgekit.train.pruning.choosing import choose, kept_apart
+from edgekit.train.pruning.choosing import check_keep, choose, kept_apart
+from edgekit.train.pruning.compensating import compensated
 from edgekit.train.pruning.costs import cost_model, macs_of, parameters_of, zeros_of
 from edgekit.train.pruning.cutting import cut_graph
 from edgekit.train.pruning.groups import Group
@@ -36,6 +38,7 @@ from edgekit.train.to_graph import write_back
 __all__ = ["Pruned", "broken", "prunable_groups", "prune_structured"]
 
 _BATCHES = 8  # that gradients and activations are averaged over
+_PROJECTED = 12  # random directions of the answers, a batch each
 Measure = Callable[[Path], float]  # an ONNX file -> what it costs (ms)
 
 
@@ -50,6 +53,7 @@ class Pruned:
     result: int
     stopped: str
     reasons: tuple[Reason, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prunable_groups(path: Path, method: str) -> tuple[list[Group], list[Reason]]:
@@ -81,6 +85,7 @@ def prune_structured(
     gives latencies where they are what is to fall. Raises `Unsupported` where nothing can be pruned, or
     the floors do not allow what is asked for at the first step.
     """
+    check_keep(options.keep, [node.name for node in load_canonical(path).graph.node])
     groups, reasons = prunable_groups(path, options.method)
     groups = kept_apart(groups, options.keep, _readers(path))
     if not groups:
@@ -94,36 +99,62 @@ def prune_structured(
     wanted = _Wanted.of(path, groups, options, measure)
     judge = _judge(path, data, options)
     score = judge(trainable(path), named_call) if judge else None
-    steps = [_figures(path, 0, score, score, measure)]
+    steps = [_figures(path, 0, (score, score, score), measure)]
     current, result, stopped = path, 0, ""
+    notes: list[str] = []
     for number in range(1, options.steps + 1):
-        found, _ = prunable_groups(current, options.method)
-        found = [g for g in found if g.name in allowed]
-        file = work / f"step-{number}.onnx"
+        files = _Files(work, number)
         try:
-            before = _cut(current, file, found, options, data, wanted, number, original, path, judge, measure)
+            if not files.start.is_file():
+                found, _ = prunable_groups(current, options.method)
+                found = [g for g in found if g.name in allowed]
+                notes += _cut(current, files, found, options, data, wanted, original, path, measure)
         except Unsupported as err:
             if number == 1:
                 raise
             stopped = f"step {number}: {err.message}"
             break
-        after = _recover(file, path, data, options, work / f"step-{number}.state", before, judge)
-        step = _figures(file, number, before, after, measure)
-        figure = "" if judge is None or after is None else f", {judge.name} {after:.4g}"
+        scores = _recover(files, path, data, options, judge)
+        step = _figures(files.file, number, scores, measure)
+        figure = "" if judge is None or step.after is None else f", {judge.name} {step.after:.4g}"
         report_note(f"step {number}/{options.steps}: {step.macs:,} multiply-adds{figure}")
-        if why := broken(steps[0].after, after, judge, options):
-            stopped = f"step {number}: {why}; the step before is the result"
-            steps.append(step)
-            break
         steps.append(step)
-        current, result = file, number
+        if why := broken(steps[0].after, step.after, judge, options):
+            stopped = f"step {number}: {why}; the step before is the result"
+            break
+        current, result = files.file, number
     if current == path:
         raise Unsupported(f"nothing was pruned: {stopped}", hint="smaller steps, or a longer recovery")
     save_model(require("onnx").load(str(current)), out)
     return Pruned(
         steps=tuple(steps), metric=judge.name if judge else "", result=result, stopped=stopped,
-        reasons=tuple(reasons),
+        reasons=tuple(reasons), notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a step leaves in a folder: the graph as it was `cut`, with its readers adjusted (`start`), and
+    trained (`file`); each is written when it is finished."""
+
+    folder: Path
+    number: int
+
+    @property
+    def cut(self) -> Path:
+        return self.folder / f"step-{self.number}.cut.onnx"
+
+    @property
+    def start(self) -> Path:
+        return self.folder / f"step-{self.number}.start.onnx"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"step-{self.number}.onnx"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / f"step-{self.number}.state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,59 +187,76 @@ def _kind(options: PruningOptions) -> str:
 
 
 def _cut(
-    current: Path, file: Path, groups: list[Group], options: PruningOptions, data: TrainingData | None,
-    wanted: _Wanted, number: int, original: Mapping[str, int], teacher: Path, judge: Judge | None,
-    measure: Measure | None,
-) -> float | None:  # fmt: skip
-    """Write the graph of one step, before recovery; its score."""
+    current: Path, files: _Files, groups: list[Group], options: PruningOptions, data: TrainingData | None,
+    wanted: _Wanted, original: Mapping[str, int], teacher: Path, measure: Measure | None,
+) -> list[str]:  # fmt: skip
+    """Write the graph of one step, as cut and with its readers adjusted, before it is trained; and notes."""
     model = load_canonical(current)
-    if not file.is_file():
-        scores = _scores(current, model, groups, options, data, teacher)
-        if wanted.measure == "latency":
-            assert measure is not None
-            smaller = _to_latency(model, groups, scores, options, original, wanted.at(number), measure, file)
-        else:
-            cost = cost_model(model, groups, wanted.measure)
-            removal = choose(groups, scores, cost, wanted.at(number), options, original)
-            smaller = cut_graph(model, groups, removal)
-            if why := agrees(model, groups, removal, current):
-                raise Unsupported(f"the cut graph was not proven: {why}")
-        save_model(smaller, file)
-    if judge is None or data is None or options.recovery is None:
-        return None
-    module = trainable(file)
-    if options.learn_from == "teacher":  # named layers that lost channels cannot be compared: said here
-        objective_of(module, teacher, data, options.recovery, options.distill)
-    return judge(module, named_call)
+    scores = _scores(current, model, groups, options, data, teacher)
+    notes = []
+    if wanted.measure == "latency":
+        assert measure is not None
+        ask = wanted.at(files.number)
+        removal, note = _to_latency(model, groups, scores, options, original, ask, measure, files)
+        notes = [f"step {files.number}: {note}"]
+        report_note(notes[0])
+    else:
+        cost = cost_model(model, groups, wanted.measure)
+        removal = choose(groups, scores, cost, wanted.at(files.number), options, original)
+    smaller = cut_graph(model, groups, removal)
+    if why := agrees(model, groups, removal, current):
+        raise Unsupported(f"the cut graph was not proven: {why}")
+    save_model(smaller, files.cut)
+    if data is not None and options.compensation != "none":
+        plain = replace(data, augment=None)
+        adjusted = compensated(model, trainable(current), groups, removal, plain, _BATCHES)
+        smaller = cut_graph(adjusted, groups, removal)
+    save_model(smaller, files.start)
+    return notes
 
 
 def _to_latency(
     model: Any, groups: list[Group], scores: Mapping[str, NDArray[np.float64]], options: PruningOptions,
-    original: Mapping[str, int], wanted_ms: float, measure: Measure, file: Path,
-) -> Any:
-    """The graph with most multiply-adds whose measured latency is what is wanted: by halving."""
+    original: Mapping[str, int], wanted_ms: float, measure: Measure, files: _Files,
+) -> tuple[dict[str, NDArray[np.int64]], str]:
+    """The removal that leaves most multiply-adds at the measured latency that is wanted, found by halving;
+    and what was tried."""
     cost = cost_model(model, groups, "macs")
     full = cost({})
-    low, high, best = 0.05, 1.0, None
+    trial = files.folder / f"step-{files.number}.trial.onnx"
+    low, high = 0.05, 1.0
+    best: tuple[dict[str, NDArray[np.int64]], float, float] | None = None
+    fastest, refused = float("inf"), ""
     for _ in range(6):
         middle = (low + high) / 2
         try:
-            smaller = cut_graph(model, groups, choose(groups, scores, cost, full * middle, options, original))
-        except Unsupported:
+            removal = choose(groups, scores, cost, full * middle, options, original)
+        except Unsupported:  # the floors do not allow so few
             low = middle
             continue
-        trial = file.with_suffix(".trial.onnx")
-        save_model(smaller, trial)
-        if measure(trial) <= wanted_ms:
-            low, best = middle, smaller
+        try:
+            save_model(cut_graph(model, groups, removal), trial)
+        except Unsupported as err:
+            refused = str(err.reasons[0]) if err.reasons else err.message
+            low = middle
+            continue
+        fastest = min(fastest, got := measure(trial))
+        if got <= wanted_ms:
+            low, best = middle, (removal, middle, got)
         else:
             high = middle
+    trial.unlink(missing_ok=True)
+    skipped = f"; some cuts cannot be made: {refused}" if refused else ""
     if best is None:
+        reached = f"; the fastest that was tried takes {fastest:.3g} ms" if fastest < float("inf") else ""
         raise Unsupported(
-            f"the latency cannot be brought to {wanted_ms:.3g} ms on {options.target} within the floors",
+            f"the latency cannot be brought to {wanted_ms:.3g} ms on {options.target} within the floors"
+            f"{reached}{skipped}",
             hint=f"lower floor (it is {options.floor:g}), or remove less",
         )
-    return best
+    removal, share, got = best
+    text = f"{wanted_ms:.3g} ms on {options.target} wanted, {got:.3g} ms at {share:.2f} of the multiply-adds"
+    return removal, text + skipped
 
 
 def _scores(
@@ -221,36 +269,40 @@ def _scores(
     plain = replace(data, augment=None)
     if options.criterion == "activation":
         return importance.activation(model, module, groups, plain, _BATCHES)
-    labelled = data.has_labels
-    # against the network's own answers the gradient is zero: a teacher serves from the second step on
-    against = None if labelled else teacher
-    objective = objective_of(module, against, data, options.recovery, options.distill)
-    if not labelled and current == teacher:
-        raise UsageError(
-            'criterion = "taylor" needs labels: the network is already what its own answers teach',
-            hint='criterion = "activation" needs none',
-        )
+    if not data.has_labels:  # against its own answers a network's gradient is zero
+        return importance.taylor(model, module, groups, plain, importance.projected, _PROJECTED)
+    objective = objective_of(module, None, data, options.recovery, options.distill)
     return importance.taylor(model, module, groups, plain, objective, _BATCHES)
 
 
 def _recover(
-    file: Path, teacher: Path, data: TrainingData | None, options: PruningOptions, state: Path,
-    before: float | None, judge: Judge | None,
-) -> float | None:
+    files: _Files, teacher: Path, data: TrainingData | None, options: PruningOptions, judge: Judge | None
+) -> tuple[float | None, float | None, float | None]:
+    """Train what a step left; the scores of the graph as cut, as adjusted, as trained."""
+    cut = judge(trainable(files.cut), named_call) if judge else None
+    module = trainable(files.start)
+    same = options.compensation == "none" or data is None
+    start = cut if same or judge is None else judge(module, named_call)
     if data is None or options.recovery is None:
-        return before
-    done = file.with_suffix(".recovered")
-    if done.is_file():
-        return judge(trainable(file), named_call) if judge else None
-    module = trainable(file)
+        save_model(load_canonical(files.start), files.file)
+        return cut, start, start
+    if files.file.is_file():
+        return cut, start, judge(trainable(files.file), named_call) if judge else None
     check_batch(module, options.recovery)
     against = teacher if options.learn_from == "teacher" else None
     objective = objective_of(module, against, data, options.recovery, options.distill)
-    result = train(module, objective, data, options.recovery, judge=judge, checkpoint=state)
-    write_back(module, file, file)
-    done.touch()
-    state.unlink(missing_ok=True)
-    return result.score
+    # agreement is too coarse to tell epochs apart by: the distance to the teacher does
+    picked = judge and replace(judge, objective=objective, metric=_finer(judge.metric))
+    result = train(module, objective, data, options.recovery, judge=picked, checkpoint=files.state)
+    write_back(module, files.start, files.file)
+    files.state.unlink(missing_ok=True)
+    if judge is None or picked is None or picked.metric == judge.metric:
+        return cut, start, result.score
+    return cut, start, judge(module, named_call)
+
+
+def _finer(metric: TrainingMetric) -> TrainingMetric:
+    return "loss" if metric == "agreement" else metric
 
 
 def _judge(path: Path, data: TrainingData | None, options: PruningOptions) -> Judge | None:
@@ -275,12 +327,13 @@ def broken(first: float | None, score: float | None, judge: Judge | None, option
 
 
 def _figures(
-    path: Path, number: int, before: float | None, after: float | None, measure: Measure | None
+    path: Path, number: int, scores: tuple[float | None, float | None, float | None], measure: Measure | None
 ) -> PruningStep:
     model = load_canonical(path)
+    before, adjusted, after = scores
     return PruningStep(
         number=number, macs=macs_of(model), parameters=parameters_of(model), zeros=zeros_of(model),
-        before=before, after=after, latency_ms=measure(path) if measure else None,
+        before=before, compensated=adjusted, after=after, latency_ms=measure(path) if measure else None,
     )  # fmt: skip
 
 
