@@ -24,9 +24,10 @@ _DOMAIN = "com.microsoft.nchwc"
 _PROBED = 64  # channels; no block is larger
 
 
-def take_rows_first(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def take_rows_first(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Change every Slice of `add_values` that alone reads a `ReorderOutput` of an optimized GraphProto.
 
+    Returns the names of the nodes that are new.
     `shapes`: of the tensors; those of four dimensions are [N, C, H, W], and rows of H are taken of them.
     """
     producer = {name: node for node in graph.node for name in node.output}
@@ -43,16 +44,20 @@ def take_rows_first(graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if readers[node.input[0]] == 1 and node.input[0] not in outputs:
             slices[node.input[0]] = node
     if not slices:
-        return
+        return set()
     block, nodes = _block(), []
+    new: set[str] = set()
     for node in graph.node:
         if node.op_type == "ReorderOutput" and node.output[0] in slices:
-            nodes += _rows(graph, node, slices[node.output[0]], shapes[node.output[0]], block)
+            made = _rows(graph, node, slices[node.output[0]], shapes[node.output[0]], block)
+            nodes += made
+            new.update(n.name for n in made)
         elif node.op_type != "Slice" or node.input[0] not in slices:
             nodes.append(node)
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+    return new
 
 
 def _rows(graph: Any, reorder: Any, taken: Any, shape: tuple[int, ...], block: int) -> list[Any]:

@@ -59,8 +59,7 @@ def observing_session(model: Any, shapes: Mapping[str, tuple[int, ...]], *, thre
             )
         _open(onnxruntime, model.SerializeToString(), settings)
         graph = onnx.load(str(optimized), load_external_data=False)
-        take_rows_first(graph.graph, shapes)
-        _observe_at_once(graph.graph)
+        _observe_at_once(graph.graph, take_rows_first(graph.graph, shapes))
         ordered.write_bytes(graph.SerializeToString())
         settings = _settings(onnxruntime, threads)
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -79,8 +78,11 @@ def _open(onnxruntime: Any, source: bytes | str, settings: Any) -> Any:
     return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
 
-def _observe_at_once(graph: Any) -> None:
-    """Sort the nodes: each as soon as its inputs are there, observers first, others in the order they had."""
+def _observe_at_once(graph: Any, observers: set[str]) -> None:
+    """Sort the nodes: each as soon as its inputs are there, observers first, others in the order they had.
+
+    `observers`: names of nodes that observe whatever their operator is.
+    """
     nodes = list(graph.node)
     producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     needed = [{producer[name] for name in _inputs(node) if name in producer} for node in nodes]
@@ -89,7 +91,8 @@ def _observe_at_once(graph: Any) -> None:
         for maker in makers:
             readers[maker].append(i)
     waiting = [len(makers) for makers in needed]
-    ready = [(_rank(nodes[i]), i) for i, count in enumerate(waiting) if not count]
+    ranks = [0 if node.name in observers else _rank(node) for node in nodes]
+    ready = [(ranks[i], i) for i, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
     order = []
     while ready:
@@ -98,7 +101,7 @@ def _observe_at_once(graph: Any) -> None:
         for reader in readers[i]:
             waiting[reader] -= 1
             if not waiting[reader]:
-                heapq.heappush(ready, (_rank(nodes[reader]), reader))
+                heapq.heappush(ready, (ranks[reader], reader))
     copies = [type(nodes[i]).FromString(nodes[i].SerializeToString()) for i in order]
     del graph.node[:]
     graph.node.extend(copies)
