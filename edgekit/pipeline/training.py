@@ -56,7 +56,7 @@ def trained_graphs(
         "samples": _digests(options, job),
         "versions": {name: installed_version(name) for name in ("numpy", "onnx", "torch", "pillow")},
     }
-    interrupted = partial_result("train-quantized", version=2, inputs=inputs)
+    interrupted = partial_result("train-quantized", version=3, inputs=inputs)
     label = f"train {len(keys)} quantized graph{'s' if len(keys) > 1 else ''}"
 
     def build(folder: Path) -> None:
@@ -68,7 +68,7 @@ def trained_graphs(
         )
         write_json(folder / _RESULT, done)
 
-    folder, cached = cached_folder("train-quantized", version=2, inputs=inputs, build=build)
+    folder, cached = cached_folder("train-quantized", version=3, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=label, state="cached"))
     done = json.loads((folder / _RESULT).read_text(encoding="utf-8"))

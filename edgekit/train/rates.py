@@ -22,6 +22,7 @@ __all__ = ["kept_rate", "long_enough", "with_rate"]
 _RATES = (1e-4, 5e-4, 2e-3, 8e-3)
 _SHARE = 0.08  # of the schedule, for each rate
 _SHORTEST = 20  # steps
+_ALMOST = 1.5  # times the least loss
 _ENOUGH = 1000  # steps: networks that int8 ruins need about that many
 
 
@@ -46,9 +47,10 @@ def with_rate(
 
     Each of four rates gets a whole schedule of a twelfth of the steps, from the weights that `module` came
     with and has again afterwards. A network that calibration left near its teacher wants a low rate, one that
-    it ruined a high one. The one whose loss on the held-out samples is
-    least is taken; labels are looked at only where the objective does. A rate that diverges is out. With
-    `checkpoint` the choice is kept beside it, for a run that is resumed.
+    it ruined a high one. The highest is taken whose loss on the held-out samples is 1.5 times the least at
+    most: short runs favour low rates, long ones forget the noise of a higher one. Labels are looked at only
+    where the objective does. A rate that diverges is out. With `checkpoint` the choice is kept beside it, for
+    a run that is resumed.
     """
     if options.learning_rate or judge is None:
         return options
@@ -71,9 +73,10 @@ def with_rate(
         except StepError:  # the loss of this rate is not finite
             losses[rate] = math.inf
         module.load_state_dict(before)
-    best = min(losses, key=lambda rate: (losses[rate], rate))
-    if not math.isfinite(losses[best]):
+    least = min(losses.values())
+    if not math.isfinite(least):
         return options
+    best = max(rate for rate, loss in losses.items() if loss <= _ALMOST * least)
     tried = ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in losses.items())
     report_note(f"learning rate {best:g}, by the held-out loss after {steps} steps ({tried})")
     if kept is not None:
