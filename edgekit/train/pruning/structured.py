@@ -242,7 +242,8 @@ def _to_latency(
             continue
         fastest = min(fastest, got := measure(trial))
         if got <= wanted_ms:
-            low, best = middle, (removal, middle, got)
+            left = {g.name: g.count - len(removal.get(g.name, ())) for g in groups}
+            low, best = middle, (removal, cost(left) / full, got)
         else:
             high = middle
     trial.unlink(missing_ok=True)
@@ -279,18 +280,18 @@ def _recover(
     files: _Files, teacher: Path, data: TrainingData | None, options: PruningOptions, judge: Judge | None
 ) -> tuple[float | None, float | None, float | None]:
     """Train what a step left; the scores of the graph as cut, as adjusted, as trained."""
-    cut = judge(trainable(files.cut), named_call) if judge else None
     module = trainable(files.start)
-    same = options.compensation == "none" or data is None
-    start = cut if same or judge is None else judge(module, named_call)
     if data is None or options.recovery is None:
         save_model(load_canonical(files.start), files.file)
-        return cut, start, start
-    if files.file.is_file():
-        return cut, start, judge(trainable(files.file), named_call) if judge else None
+        return None, None, None
     check_batch(module, options.recovery)
     against = teacher if options.learn_from == "teacher" else None
+    # before anything is judged: named layers that lost channels cannot be compared
     objective = objective_of(module, against, data, options.recovery, options.distill)
+    cut = judge(trainable(files.cut), named_call) if judge else None
+    start = cut if judge is None or options.compensation == "none" else judge(module, named_call)
+    if files.file.is_file():
+        return cut, start, judge(trainable(files.file), named_call) if judge else None
     # agreement is too coarse to tell epochs apart by: the distance to the teacher does
     picked = judge and replace(judge, objective=objective, metric=_finer(judge.metric))
     result = train(module, objective, data, options.recovery, judge=picked, checkpoint=files.state)
