@@ -14,8 +14,8 @@ __all__ = ["DESCRIPTION", "EXAMPLE", "add_arguments", "execute"]
 
 DESCRIPTION = """\
 Remove channels, attention heads or single weights of a trained model, train what is left (samples without
-labels do: the unpruned network then is the teacher), and write an ONNX file that is smaller, not masked. Single
-weights become zeros: that file keeps its size until it is packed, and no engine here runs it faster.
+labels do: the unpruned network then is the teacher), and write an ONNX file that is smaller, not masked.
+Single weights become zeros: that file keeps its size, and no engine here runs it faster.
 OUT/model.onnx is a source like any other: `edgekit convert OUT/model.onnx`."""
 EXAMPLE = "example: edgekit prune model.onnx --remove 0.5 --training samples.npz --epochs 5 -o build/small"
 
