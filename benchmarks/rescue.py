@@ -65,7 +65,7 @@ def write_files(network: Collapsing, folder: Path) -> None:
 
 
 def recipe(folder: Path, target: str, *, rescue: bool, limit: float = LIMIT) -> Recipe:
-    """Plain int8, without what defaults do by themselves for answers below 15 dB, or int8 with the rescue on."""
+    """Plain int8, without what defaults mend by themselves below 15 dB, or int8 with the rescue on."""
     plain = QuantizationOptions(bias_correction="analytic")
     return Recipe(
         source=SourceOptions(model=str(folder / "model.onnx")),
