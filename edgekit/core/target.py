@@ -57,7 +57,8 @@ class Int8Policy:
 
     `activation`: dtype of activations, per tensor, asymmetric unless `activation_symmetric` (int16 codes are
     always symmetric).
-    `weight_bits`: codes of weights, symmetric int8, zero point 0: 8 bits are [-127, 127], 7 bits [-63, 63].
+    `weight_bits`: codes of weights, symmetric, zero point 0, stored as int8: 8 bits are [-127, 127], 7 bits
+    [-63, 63], 4 bits [-7, 7]; fewer than 7 are for accelerators that read such weights.
     `multiply_add`: "saturating" where the CPU may add two neighbouring u8*s8 products in 16 saturating bits
     (x86 without VNNI): 8-bit codes are then capped pair by pair so that no sum can saturate; else "exact".
     `per_channel`: one weight scale an output channel.
@@ -84,7 +85,7 @@ class Int8Policy:
     activation: Literal["uint8", "int8", "int16"]
     activation_symmetric: bool = False
     headroom: float = 1.0
-    weight_bits: Literal[7, 8] = 8
+    weight_bits: Literal[4, 5, 6, 7, 8] = 8
     multiply_add: Literal["exact", "saturating"] = "exact"
     per_channel: bool = True
     integer_ops: tuple[str, ...]
@@ -104,6 +105,16 @@ class Int8Policy:
             raise UsageError(f"headroom: got {self.headroom!r}, allowed: 1 to 16")
         if self.activation == "int16" and not self.activation_symmetric:
             raise UsageError('activation "int16" needs activation_symmetric = true: no kernel has another')
+
+    @property
+    def weight_limit(self) -> int:
+        """The largest code of a weight; the smallest is its negative."""
+        return int(2 ** (self.weight_bits - 1) - 1)
+
+    @property
+    def caps_pairs(self) -> bool:
+        """Whether neighbouring codes are capped together: sums of codes of 7 bits cannot saturate."""
+        return self.multiply_add == "saturating" and self.weight_bits == 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,10 +138,8 @@ class _Layer:
         self.bytes = 4 * matrices * self.groups * sum((b.stop - b.start) ** 2 for b in self.moments.blocks)
 
     def _limits(self, policy: Int8Policy) -> tuple[int, bool]:
-        if policy.weight_bits == 7:
-            return 63, False
-        if policy.multiply_add == "exact":
-            return 127, False
+        if not policy.caps_pairs:
+            return policy.weight_limit, False
         return code_limits(
             self.coded.weight.shape, op_type=self.node.op_type, group=self.groups, axis=self.coded.axis
         )

@@ -66,11 +66,12 @@ def code_weight(
     if floor is not None and axis is None:
         floor = floor.max()
     group = attribute(proto, "group", 1)
-    if policy.multiply_add == "exact" or policy.weight_bits == 7:
+    if not policy.caps_pairs:
         codes, scales = weight_codes(weight, bits=policy.weight_bits, axis=axis, smallest=floor)
         if clip:
-            limit = 2 ** (policy.weight_bits - 1) - 1
-            codes, scales = clipped_codes(weight, scales, axis=axis, limit=limit, smallest=floor)
+            codes, scales = clipped_codes(
+                weight, scales, axis=axis, limit=policy.weight_limit, smallest=floor
+            )
     else:
         codes, scales = saturation_free_codes(
             weight, op_type=node.op_type, group=group, axis=axis, smallest=floor, clip=clip

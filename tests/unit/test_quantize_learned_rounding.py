@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from quantize_models import GraphBuilder, classifier, pictures, run
 from saturation import answers, offending
 
@@ -155,8 +158,8 @@ def test_activations_of_any_size_give_codes(factor):
         assert (found != nearest).any()
 
 
-def tuned(model, samples, target="tflite", options=LEARNED):
-    policy = load_target(target).int8
+def tuned(model, samples, target="tflite", options=LEARNED, bits=8):
+    policy = replace(load_target(target).int8, weight_bits=bits)
     found = calibrate(model, samples, policies=[policy])
     result = tune(model, samples, calibration=found, policy=policy, options=options)
     graph, _ = quantize(
@@ -187,6 +190,16 @@ def test_a_network_answers_closer_to_float_on_samples_held_out(target):
     model, samples, unseen = deep(), pictures(32), pictures(64, seed=9)
     plain = error(model, tuned(model, samples, target, NEAREST), unseen)
     assert error(model, tuned(model, samples, target), unseen) < 0.8 * plain
+
+
+@pytest.mark.parametrize("target", ["tflite", "onnxruntime"])
+def test_four_bits_stay_four_bits_and_answer_closer_to_float_on_samples_held_out(target):
+    model, samples, unseen = deep(), pictures(32), pictures(64, seed=9)
+    nearest, best = (tuned(model, samples, target, o, bits=4) for o in (NEAREST, LEARNED))
+    assert error(model, best, unseen) < 0.8 * error(model, nearest, unseen)
+    constants = [numpy_helper.to_array(t) for t in best.graph.initializer]
+    codes = [c.astype(int) for c in constants if c.dtype == np.int8 and c.ndim > 1]
+    assert max(int(np.abs(c).max()) for c in codes) == 7
 
 
 @pytest.mark.parametrize("target", ["tflite", "onnxruntime"])

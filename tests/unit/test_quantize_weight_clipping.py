@@ -44,12 +44,15 @@ def test_clipping_errs_less_where_few_weights_are_far_larger(target):
     assert (error["mse"] < 0.9 * error["max"]).all()
 
 
-def test_seven_bits_are_clipped_to_seven_bits():
-    model, policy = network(), replace(load_target("tflite").int8, weight_bits=7)
+@pytest.mark.parametrize("target", ["tflite", "onnxruntime"])
+@pytest.mark.parametrize("clipping", ["max", "mse"])
+@pytest.mark.parametrize(("bits", "largest"), [(4, 7), (7, 63)])
+def test_fewer_bits_stay_so_many_bits(bits, largest, clipping, target):
+    model, policy = network(), replace(load_target(target).int8, weight_bits=bits)
     found = calibrate(model, pictures(1, (1, 200_000)), policies=[policy])
-    options = QuantizationOptions(weight_clipping="mse")
+    options = QuantizationOptions(weight_clipping=clipping)
     coded = code_weights(model, calibration=found, policy=policy, options=options)["out"]
-    assert np.abs(coded.codes.astype(int)).max() == 63
+    assert np.abs(coded.codes.astype(int)).max() == largest
 
 
 @pytest.mark.parametrize(("channels", "group"), [(16, 1), (5, 1), (16, 16)])

@@ -187,6 +187,22 @@ def test_training_without_labels_brings_answers_nearer_and_repeats_itself(
     assert first == {t: (tmp_path / f"{t}.onnx").read_bytes() for t in first}
 
 
+def test_weights_of_four_bits_are_trained_as_such(place: Path, tmp_path: Path) -> None:
+    narrow = replace(policy("tflite"), weight_bits=4)
+    model = onnx.load(place / "model.onnx")
+    ranges = calibrate(model, pictures(16), policies=[narrow])
+    onnx.save(quantize(model, calibration=ranges, policy=narrow)[0], tmp_path / "start.onnx")
+    graph = {"qdq": str(tmp_path / "start.onnx"), "policy": encode(narrow), "out": str(tmp_path / "out.onnx")}
+    done = train_quantized_file(
+        model=str(place / "model.onnx"), graphs=[graph], signature=encode(SIGNATURE),
+        options=encode(QatOptions(training=training(place, epochs=10, learning_rate=3e-3))),
+    )  # fmt: skip
+    assert done["score"] < 0.9 * done["initial"]
+    trained = constants(onnx.load(tmp_path / "out.onnx")).values()
+    codes = [c.astype(int) for c in trained if c.dtype == np.int8 and c.ndim > 1]
+    assert max(int(np.abs(c).max()) for c in codes) == 7
+
+
 def test_observed_ranges_stay_as_calibration_found_them(place: Path, tmp_path: Path) -> None:
     options = QatOptions(training=training(place, held_out=0.0), ranges="observed")
     step(place, tmp_path, "onnxruntime", options=options)

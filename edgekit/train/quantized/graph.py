@@ -240,8 +240,8 @@ class _Emitters:
         weight = self.index.constants[weighted.weight]
         weight = np.ascontiguousarray(weight.T) if self._was_turned(weighted) else weight
         axis = attribute(node, "axis", 1) if scales.ndim else None
-        limit, paired = 2 ** (self.policy.weight_bits - 1) - 1, False
-        if self.policy.multiply_add == "saturating" and self.policy.weight_bits == 8:
+        limit, paired = self.policy.weight_limit, False
+        if self.policy.caps_pairs:
             group = attribute(reader, "group", 1)
             limit, paired = code_limits(codes.shape, op_type=weighted.op_type, group=group, axis=axis)
         if self.shared is None:
