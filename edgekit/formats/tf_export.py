@@ -15,6 +15,7 @@ from edgekit.core.model import ModelFormat
 from edgekit.core.packages import require
 from edgekit.core.recipe import SourceOptions
 from edgekit.errors import Reason, Unsupported
+from edgekit.formats.tf_recurrent import recurrent_inputs
 from edgekit.formats.tf_source import TfSource
 from edgekit.formats.tf_weights import FrozenGraph, freeze, with_weights
 
@@ -71,12 +72,13 @@ def export_tf(source: TfSource, options: SourceOptions, batch: Batch, path: Path
     try:
         graph = frozen_graph(network)
         renamed = dict(zip([*graph.inputs, *graph.outputs], [*specs, *names], strict=True))
-        model = _converted(graph, renamed)
+        weights = dict(graph.weights)
+        model = _converted(graph, weights, renamed)
     except Exception as err:  # TensorFlow and tf2onnx raise anything: here it becomes a typed refusal
         traceback.print_exc()
         why = f"{type(err).__name__}: {' '.join(str(err).split())[:400]}"
         raise Unsupported("tf2onnx failed", where=options.model, reasons=[Reason(why=why)]) from err
-    save_hollow(with_weights(model, graph.weights), path, graph.weights)
+    save_hollow(with_weights(model, weights), path, weights)
 
 
 def frozen(network: Any) -> Any:
@@ -133,16 +135,17 @@ def _let_inline(graph_def: Any) -> bool:
     return True
 
 
-def _converted(graph: FrozenGraph, renamed: dict[str, str]) -> Any:
+def _converted(graph: FrozenGraph, weights: dict[str, Any], renamed: dict[str, str]) -> Any:
+    """The graph as an ONNX model whose large weights are inputs; those that are made join `weights`."""
     convert = require("tf2onnx.convert")
-    weights = {f"{name}:0": name for name in graph.weights}
-    with _repeatable():
+    inputs = {f"{name}:0": name for name in graph.weights}
+    with _repeatable(), recurrent_inputs(weights):
         model, _ = convert.from_graph_def(
             graph.graph_def,
-            input_names=[*graph.inputs, *weights],
+            input_names=[*graph.inputs, *inputs],
             output_names=graph.outputs,
             opset=_OPSET,
-            tensors_to_rename={**weights, **renamed},
+            tensors_to_rename={**inputs, **renamed},
             custom_op_handlers={"Erfc": (_erfc, [])},
         )
     return model

@@ -57,7 +57,7 @@ def read(models: Path) -> dict[str, Any]:
     cases = {
         **{
             n: case("keras", f"{n}.keras")
-            for n in ("cnn", "mobile", "unet", "lstm", "gru", "words", "old", "custom", "code")
+            for n in ("cnn", "mobile", "unet", "lstm", "wide_lstm", "gru", "words", "old", "custom", "code")
         },
         "static lstm": case("keras", "lstm.keras", STATIC),
         "open": case("keras", "attention.keras"),
@@ -91,8 +91,8 @@ def read(models: Path) -> dict[str, Any]:
 GOOD = (
     "cnn",
     "mobile",
-    "unet", "lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn", "trusted code",
-    "trusted layers", "one", "exported", "wide", "grow",
+    "unet", "lstm", "wide_lstm", "gru", "words", "static lstm", "attention", "old", "old h5", "old rnn",
+    "trusted code", "trusted layers", "one", "exported", "wide", "grow",
 )  # fmt: skip
 
 
@@ -145,8 +145,9 @@ def test_outputs_of_one_shape_are_not_confused(read, models):
 
 def test_recurrent_layers_stay_whole_or_are_written_out_step_by_step(read):
     assert "LSTM" in read["lstm"]["operators"]
+    assert "LSTM" in read["wide_lstm"]["operators"]
     assert {"LSTM", "GRU"} <= set(read["old rnn"]["operators"])
-    for name in ("gru", "words", "static lstm", "old rnn"):
+    for name in ("wide_lstm", "gru", "words", "static lstm", "old rnn"):
         assert not {"Loop", "Scan", "If"} & set(read[name]["operators"])
 
 

@@ -40,6 +40,10 @@ def networks(folder: Path) -> None:
     wide = keras.Sequential([keras.Input((3, 8), name="series"), k.GRU(96), k.Dense(2, name="turn")])
     wide.export(folder / "wide", verbose=False)  # a loop takes a weight that is not small
     keras.Sequential([
+        keras.Input((3, 8), name="series"), k.Bidirectional(k.LSTM(96, return_sequences=True)), k.LSTM(64),
+        k.Dense(2, name="turn"),
+    ]).save(folder / "wide_lstm.keras")  # fmt: skip
+    keras.Sequential([
         keras.Input((7,), name="words"), k.Embedding(30, 8, mask_zero=True), k.LSTM(4),
         k.Dense(1, activation="sigmoid", name="mood"),
     ]).save(folder / "words.keras")  # fmt: skip
