@@ -74,7 +74,7 @@ def finish(source: str, out: str, simplified: bool, unfolded: str = "") -> dict[
     notes: tuple[str, ...] = ()
     while unroll_loops.has_loops(model):  # a loop may hold another, and its turns what another depends on
         result = unroll_loops.apply(_tidied(fold_constants.apply(_tidied(model)).model))
-        model = result.model
+        model = _tidied(result.model)  # weights that a Loop also gave back
         if not result.modified:
             break
     while fold_constants.fold_hollow(model.graph):

@@ -26,6 +26,7 @@ _SMALLER = frozenset(
 )  # fmt: skip
 _LARGEST = 1 << 20  # elements: a larger constant costs more in the file than its node does at run time
 _AT_ONCE = 1 << 25  # bytes
+_OF_HOLLOW = _SMALLER | {"MatMul"}  # a first state of zeros, say, by the weights of a recurrent layer
 # Two of the same are not the same; and quantizers hold what later steps read from the graph.
 _NEVER = (
     "Bernoulli", "DequantizeLinear", "Multinomial", "QuantizeLinear", "RandomNormal", "RandomNormalLike",
@@ -52,16 +53,17 @@ def apply(model: ModelProto) -> PassResult:
 
 
 def fold_hollow(graph: GraphProto) -> bool:
-    """Fold, in place, nodes that make one constant of a hollow initializer alone; whether any was.
+    """Fold, in place, nodes that make constants of hollow initializers and other constants; whether any was.
 
     It ends when what was made is `_AT_ONCE`, for that to be set aside before it goes on.
     """
     hollow = {tensor.name for tensor in graph.initializer if is_hollow(tensor)}
     outputs = {value.name for value in graph.output}
-    if not any(node.op_type in _SMALLER and hollow.intersection(node.input) for node in graph.node):
+    if not any(node.op_type in _OF_HOLLOW and hollow.intersection(node.input) for node in graph.node):
         return False
     onnx = require("onnx")
     known = constants(graph)
+    shapes = {value.name: dimensions(value) for value in graph.value_info}
     made = 0
     changed = False
     for node in list(graph.node):
@@ -69,9 +71,9 @@ def fold_hollow(graph: GraphProto) -> bool:
             break
         reads = [name for name in node.input if name]
         alone = hollow.intersection(reads) and all(name in known for name in reads)
-        if not alone or node.op_type not in _SMALLER or outputs.intersection(node.output):
+        if not alone or node.op_type not in _OF_HOLLOW or outputs.intersection(node.output):
             continue
-        values = _computed(node, known, {})
+        values = _computed(node, known, shapes)
         if values is not None:
             for name, value in values.items():
                 graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))

@@ -21,7 +21,7 @@ from edgekit.core.large_tensors import (
     values_aside,
     without_hollow,
 )
-from edgekit.graph import canonical, dead_code, fold_constants, simplify
+from edgekit.graph import canonical, dead_code, fold_constants, infer_shapes, simplify
 
 SIDE = 256  # of a weight of SIDE * SIDE float32: four times LARGE_BYTES
 
@@ -103,6 +103,20 @@ def test_what_is_folded_of_a_hollow_weight_can_be_set_aside(file: Path, tmp_path
         numpy_helper.to_array(transposed), numpy_helper.to_array(network().graph.initializer[0]).T
     )
     assert [node.op_type for node in folded.node] == ["MatMul", "MatMul", "Add"]
+
+
+def test_a_first_state_by_a_hollow_weight_is_computed_and_the_weight_stays_in_the_file(file: Path) -> None:
+    model = load_hollow(file, onnx.ModelProto())
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, SIDE), 0.5, np.float32), "state"))
+    model.graph.node.insert(0, helper.make_node("MatMul", ["state", "a"], ["s"]))
+    model.graph.node[-1].input[1] = "s"
+    model = infer_shapes.apply(model).model
+    assert fold_constants.fold_hollow(model.graph)
+    assert is_hollow(next(t for t in model.graph.initializer if t.name == "a"))
+    made = next(t for t in model.graph.initializer if t.name == "s")
+    a = next(t for t in network().graph.initializer if t.name == "a")
+    expected = np.full((1, SIDE), 0.5, np.float32) @ numpy_helper.to_array(a)
+    np.testing.assert_allclose(numpy_helper.to_array(made), expected, rtol=1e-6)
 
 
 def test_equal_weights_that_stay_in_the_file_are_stored_once(
