@@ -198,7 +198,8 @@ def _with_constant(index: GraphIndex, node: Any) -> bool:
 def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:
     """Those of `nodes` (integer, joined by quantized `tensors`) with no convolution or product worth it.
 
-    Only beside an operator in float32: a model that is nothing but such an island stays what was asked for.
+    Only beside an operator in float32: a model that is nothing but such an island stays what was asked for,
+    and one whose convolutions and products all multiply little has them in integers all the same.
     """
     members = [n for n in index.model.graph.node if n.name in nodes]
     parent: dict[str, str] = {}
@@ -212,7 +213,9 @@ def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str])
     for node in members:
         for tensor in touched[node.name]:
             parent[root(tensor)] = root(f"{node.name}/")
-    rich = {root(f"{n.name}/") for n in members if n.op_type in _WEIGHTED and not _is_poor(index, n)}
+    weighted = [n for n in members if n.op_type in _WEIGHTED]
+    worth = [n for n in weighted if not _is_poor(index, n)] or weighted
+    rich = {root(f"{n.name}/") for n in worth}
     beside_float = set()
     for node in members:
         around = [index.producer[i] for i in node.input if i in index.producer]

@@ -158,9 +158,18 @@ def test_a_normalization_in_arithmetic_stays_in_float_and_what_is_around_it_does
 def test_a_product_of_one_or_two_outputs_between_float_operators_stays_in_float(op, outputs, integer):
     b = GraphBuilder()
     shape = [1, 8, 5] if op == "Conv" else [5, 8]
-    weight = b.weight("w", *((outputs, 8, 1) if op == "Conv" else (8, outputs)))
+    sizes = {"w": outputs, "v": 8}
+    weight, wide = (b.weight(n, *((o, 8, 1) if op == "Conv" else (8, o))) for n, o in sizes.items())
     b.add("Softplus", [b.add(op, [b.add("Softplus", ["x"], "before"), weight], "product")], "after")
-    assert bool(place(index_graph(b.build({"x": shape}, ["after"])), ORT).integer_nodes) == integer
+    b.add(op, ["x", wide], "worth")
+    placed = place(index_graph(b.build({"x": shape}, ["after", "worth"])), ORT).integer_nodes
+    assert placed == {"worth", *(["product"] if integer else [])}
+
+
+def test_products_of_one_output_behind_float_operators_are_quantized_where_there_are_no_others():
+    b = GraphBuilder()
+    b.add("Gemm", [b.add("Softplus", ["x"], "before"), b.weight("w", 8, 1)], "y")
+    assert place(index_graph(b.build({"x": [1, 8]}, ["y"])), ORT).integer_nodes == {"y"}
 
 
 def test_a_network_that_is_one_product_of_one_output_is_quantized_as_asked():
