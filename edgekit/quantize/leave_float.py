@@ -12,8 +12,8 @@ Units: an input whose features have different units needs a step of quantization
 one unit, arithmetic with constants of very different size, comes first, and then one step serves all.
 
 Islands: elementwise operators between operators without an integer kernel, a state on its way out of an LSTM,
-say, and products with a single output. They would be quantized and dequantized for nothing, and a state that
-is rounded at every step drifts.
+say. They would be quantized and dequantized for nothing, and a state that is rounded at every step drifts. So
+would products with a single output, where the engine's products write float anyway.
 
 Sums of matrix products that float operators alone read, the residual stream of a Transformer between
 LayerNormalizations, say: where the engine's products write float anyway, a sum is fused into them or costs
@@ -195,7 +195,9 @@ def _with_constant(index: GraphIndex, node: Any) -> bool:
     return node.op_type in _ARITHMETIC and sum(known) == 1 and not (node.op_type == "Div" and known[0])
 
 
-def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str]) -> set[str]:
+def islands(
+    index: GraphIndex, policy: Int8Policy, nodes: Collection[str], tensors: Collection[str]
+) -> set[str]:
     """Those of `nodes` (integer, joined by quantized `tensors`) with no convolution or product worth it.
 
     Only beside an operator in float32: a model that is nothing but such an island stays what was asked for,
@@ -214,7 +216,9 @@ def islands(index: GraphIndex, nodes: Collection[str], tensors: Collection[str])
         for tensor in touched[node.name]:
             parent[root(tensor)] = root(f"{node.name}/")
     weighted = [n for n in members if n.op_type in _WEIGHTED]
-    worth = [n for n in weighted if not _is_poor(index, n)] or weighted
+    worth = weighted
+    if policy.float_output_ops:
+        worth = [n for n in weighted if not _is_poor(index, n)] or weighted
     rich = {root(f"{n.name}/") for n in worth}
     beside_float = set()
     for node in members:

@@ -84,7 +84,7 @@ def place(
     if leave_float:
         kept |= float_sums(index, policy, integer | {n.name for n in shared})
         integer, wanted, shared = _spread(index, policy, kept, weighted)
-        kept |= islands(index, integer | {n.name for n in shared}, wanted)
+        kept |= islands(index, policy, integer | {n.name for n in shared}, wanted)
         integer, wanted, shared = _spread(index, policy, kept, weighted)
     group, requantized = _groups(index, shared, wanted, _fixed_tensors(index, policy, integer))
     fixed = {group[t]: s for t, s in _fixed_tensors(index, policy, integer).items() if t in wanted}

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("readme")
 
 
 def test_the_readme_has_blocks_that_run(root: Path) -> None:
-    assert [language for language, _ in readme_blocks(root)] == ["bash", "python", "python"]
+    assert [language for language, _ in readme_blocks(root)] == ["bash", "python", "python", "python"]
 
 
 def test_every_block_of_the_readme_runs(readme_run: list[Outcome]) -> None:
