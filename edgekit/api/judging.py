@@ -135,6 +135,10 @@ def _beside(out: Path, files: Sequence[Beside], deadline_s: float, on_event: Lis
 
 
 def _bound(report: Report, **limits: float | None) -> Report:
-    """The report with the limits that were given added to those it was judged by before."""
+    """The report with the limits that were given added to those it was judged by before.
+
+    `limits` are fields of `Budgets` that are a float or None, which mypy cannot see of keywords: hence the
+    ignored type. A name that is no field is a TypeError of `replace`.
+    """
     given = {name: limit for name, limit in limits.items() if limit is not None}
     return replace(report, budgets=replace(report.budgets, **given))  # type: ignore[arg-type]

@@ -8,7 +8,12 @@ import platform
 from edgekit.core.cpu import detect_cpu, int8_multiply_add_saturates
 from edgekit.core.packages import EXTRAS, installed_version
 
-__all__ = ["describe_machine", "package_versions"]
+__all__ = ["available_cores", "describe_machine", "package_versions"]
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, str]:
@@ -16,7 +21,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "cpu": _cpu(),
         "architecture": platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(available_cores()),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -85,10 +85,9 @@ def train(
     `module` maps inputs to outputs, both dicts by name, or is what `edgekit.train.trainable` makes; `call`
     says otherwise. `before_step(step, steps)` and `after_step(step, steps)` are called around each step of
     the optimizer (`step` from 0): to freeze statistics, or to hold weights at zero. `trial` names a run whose
-    epochs are of no interest. With `checkpoint`, all
-    that a run needs is kept in that file at the end of every epoch and every `keep_every_s` seconds; a run
-    that finds it goes on from there to the same bytes as one that was never interrupted. The caller names
-    the file by everything that decides the result.
+    epochs are of no interest. With `checkpoint`, all that a run needs is kept in that file at the end of
+    every epoch and every `keep_every_s` seconds; a run that finds it goes on from there to the same bytes as
+    one that was never interrupted. The caller names the file by everything that decides the result.
 
     Weights of the best epoch by `judge` are kept, the weights before training among them; without a judge,
     the last. Raises `UsageError` for a schedule that is longer than the data, a module without parameters,

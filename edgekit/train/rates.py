@@ -69,7 +69,8 @@ def with_rate(
                 module, objective, data, trial, judge=by_loss, before_step=before_step,
                 trial=f"learning rate {rate:g}",
             )  # fmt: skip
-            losses[rate] = done.epochs[-1].metric or 0.0
+            found = done.epochs[-1].metric
+            losses[rate] = found if found is not None and math.isfinite(found) else math.inf
         except StepError:  # the loss of this rate is not finite
             losses[rate] = math.inf
         module.load_state_dict(before)

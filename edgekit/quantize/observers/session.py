@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.core.machine import available_cores
 from edgekit.core.packages import require
 from edgekit.quantize.graph_index import GraphIndex
 from edgekit.quantize.observers.blocked import take_rows_first
@@ -35,8 +35,7 @@ def share_cores(index: GraphIndex, cores: int) -> tuple[int, int]:
     A call on one core costs less than one on several, which wait for each other at every node; each call has
     its activations, though, so where these are large there are fewer calls, of more threads.
     """
-    if not cores:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores or available_cores()
     needed = 4 * sum(math.prod(shape) for shape in index.shapes.values())
     calls = max(1, min(cores, _AT_ONCE // max(needed, 1)))
     return calls, cores - calls + 1  # the threads of a session are shared by its calls

@@ -13,7 +13,7 @@ from edgekit.core.packages import require
 from edgekit.train.judging import tensors
 from edgekit.train.module_graph import Layer
 from edgekit.train.pruning.cutting import Removal
-from edgekit.train.pruning.groups import Group, arrays
+from edgekit.train.pruning.groups import Group, arrays, with_arrays
 from edgekit.train.teaching import named_call
 
 __all__ = ["compensated"]
@@ -43,7 +43,6 @@ def compensated(
     Neural Networks (2017, section 3.1, the second step), with one A for all places of a kernel. Weights of
     several readers stay as they are.
     """
-    onnx = require("onnx", needed_for="pruning")
     gone = _gone(model, module, groups, removal)
     moments = _moments(module, {layer.path: layer.kind for layer, _, _ in gone}, data, batches)
     held = arrays(model)
@@ -61,12 +60,7 @@ def compensated(
         if bias:
             shift = (lost @ offset).reshape(lost.shape[0], -1).sum(axis=1)
             changed[bias] = (held[bias] + shift.reshape(held[bias].shape)).astype(held[bias].dtype)
-    copy = type(model)()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(changed[tensor.name], tensor.name))
-    return copy
+    return with_arrays(model, changed)
 
 
 def _gone(

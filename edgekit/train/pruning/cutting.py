@@ -13,7 +13,7 @@ from edgekit.core.packages import require
 from edgekit.errors import Reason, Unsupported
 from edgekit.graph import infer_shapes
 from edgekit.graph.walk import dimensions
-from edgekit.train.pruning.groups import Group, arrays, without_places
+from edgekit.train.pruning.groups import Group, arrays, with_arrays, without_places
 
 __all__ = ["Removal", "cut_graph", "masked_graph", "static_shapes"]
 
@@ -71,7 +71,6 @@ def static_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _replaced(model: Any, groups: Sequence[Group], removal: Removal, *, zeroed: bool) -> Any:
-    onnx = require("onnx")
     gone: dict[tuple[str, int], NDArray[np.bool_]] = {}  # of several groups, behind a Concat
     for group in groups:
         removed = np.asarray(removal.get(group.name, ()), np.int64)
@@ -83,12 +82,7 @@ def _replaced(model: Any, groups: Sequence[Group], removal: Removal, *, zeroed: 
     held = arrays(model)
     for (name, axis), places in gone.items():
         changed[name] = without_places(changed.get(name, held[name]), axis, places, zeroed=zeroed)
-    copy = type(model)()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(changed[tensor.name], tensor.name))
-    return copy
+    return with_arrays(model, changed)
 
 
 def _mend_groups(model: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cut", "Group", "arrays", "without_places"]
+from edgekit.core.packages import require
+
+__all__ = ["Cut", "Group", "arrays", "with_arrays", "without_places"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,17 @@ def arrays(model: Any) -> dict[str, NDArray[Any]]:
     from edgekit.graph.walk import constants
 
     return dict(constants(model.graph))
+
+
+def with_arrays(model: Any, changed: Mapping[str, NDArray[Any]]) -> Any:
+    """A copy of an ONNX model with these initializers instead of those of the same names."""
+    onnx = require("onnx", needed_for="pruning")
+    copy = type(model)()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changed[tensor.name], tensor.name))
+    return copy
 
 
 def without_places(
