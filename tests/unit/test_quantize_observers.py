@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.quantize.observers import Codes, FloatHistogram, Method
-from edgekit.quantize.observers.entropy import divergences, entropy_range
+from edgekit.quantize.observers.entropy import Divergences, entropy_range
 from edgekit.quantize.observers.methods import range_by
 from edgekit.quantize.observers.mse import expected_error, mse_range
 
@@ -88,7 +88,7 @@ def test_the_mse_range_is_as_good_as_an_exhaustive_search(name, codes):
 def test_divergences_are_those_of_the_plain_algorithm():
     counts = np.random.default_rng(1).poisson(1000 * np.exp(-np.arange(2048) / 150)).astype(np.float64)
     stops = np.array([128, 129, 500, 1000, 2000, 2048])
-    found = divergences(counts, np.zeros_like(stops), stops, 128)
+    found = Divergences(counts, 128).of(np.zeros_like(stops), stops)
     plain = [migacz(counts, int(stop), 128) for stop in stops]
     np.testing.assert_allclose(found, plain, rtol=1e-9)
 
