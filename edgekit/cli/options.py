@@ -84,7 +84,7 @@ def add_deadline(group: Groups) -> None:
         metavar="S",
         type=number(float, at_least=1),
         default=900.0,
-        help="seconds any one step may take (default 900)",
+        help="seconds any one step may go without progress (default 900)",
     )
 
 

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,9 @@ __all__ = ["StepRunner"]
 class StepRunner:
     """Runs functions ("module:name", JSON arguments by keyword, a JSON value back) in child processes.
 
-    `deadline_s` bounds every step. Output of a child goes to a log that is kept only when the step fails.
+    `deadline_s` bounds how long a step may take without reporting progress, so that training, which reports
+    every step, may take as long as it needs. Output of a child goes to a log that is kept only when the step
+    fails.
     """
 
     deadline_s: float = 900.0
@@ -70,11 +71,11 @@ class StepRunner:
         request, result, log = folder / "request.json", folder / "result.json", folder / "output.log"
         write_json(request, {"function": function, "arguments": dict(arguments)})
         command = [sys.executable, "-m", "edgekit.pipeline.child", str(request), str(result)]
-        code, timed_out = self._spawn(command, log, label)
+        code, ended = self._spawn(command, log, label)
         reproduce = shlex.join(command)
-        if timed_out:
+        if ended:
             raise StepError(
-                f"did not finish in {self.deadline_s:g} s and was ended",
+                ended,
                 kind="timed_out",
                 where=label,
                 hint="allow more time with --deadline",
@@ -96,15 +97,16 @@ class StepRunner:
             shutil.rmtree(folder, ignore_errors=True)
         raise error
 
-    def _spawn(self, command: list[str], log: Path, label: str) -> tuple[int, bool]:
+    def _spawn(self, command: list[str], log: Path, label: str) -> tuple[int, str]:
+        """The child's exit status, and why it was ended if it was."""
         package_root = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-        with _progress_pipe(self.on_event, label) as descriptor, log.open("wb") as output:
+        with _Progress(self.on_event, label) as progress, log.open("wb") as output:
             environment = {
                 **os.environ,
                 **self.environment,
                 "PYTHONPATH": search,
-                PROGRESS_FD: str(descriptor),
+                PROGRESS_FD: str(progress.descriptor),
             }
             child = subprocess.Popen(
                 command,
@@ -112,34 +114,49 @@ class StepRunner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=(descriptor,),
+                pass_fds=(progress.descriptor,),
                 start_new_session=True,
             )
             try:
-                return child.wait(timeout=self.deadline_s), False
-            except subprocess.TimeoutExpired:
-                return -1, True
+                return self._wait(child, progress)
             finally:
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
 
+    def _wait(self, child: subprocess.Popen[bytes], progress: _Progress) -> tuple[int, str]:
+        while True:
+            left = progress.seen_at + self.deadline_s - time.monotonic()
+            if left <= 0:
+                what = "made no progress for" if progress.reported else "did not finish in"
+                return -1, f"{what} {self.deadline_s:g} s and was ended"
+            try:
+                return child.wait(timeout=left), ""
+            except subprocess.TimeoutExpired:
+                continue
 
-@contextmanager
-def _progress_pipe(on_event: Listener, label: str) -> Iterator[int]:
-    reading, writing = os.pipe()
 
-    def listen() -> None:
+class _Progress:
+    """What a child reports through a pipe, told as events; `seen_at` (monotonic, s) is when it last did."""
+
+    def __init__(self, on_event: Listener, label: str) -> None:
+        self._on_event, self._label = on_event, label
+        self.seen_at, self.reported = time.monotonic(), False
+
+    def __enter__(self) -> _Progress:
+        reading, self.descriptor = os.pipe()
+        self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+        self._thread.join(timeout=5)
+
+    def _listen(self, reading: int) -> None:
         with os.fdopen(reading, "rb") as stream:
             for line in stream:
                 done, total, note = json.loads(line)
+                self.seen_at, self.reported = time.monotonic(), True
                 state: Literal["progress", "note"] = "progress" if total else "note"
-                on_event(Event(step=label, state=state, done=done, total=total, note=note))
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield writing
-    finally:
-        os.close(writing)
-        thread.join(timeout=5)
+                self._on_event(Event(step=self._label, state=state, done=done, total=total, note=note))

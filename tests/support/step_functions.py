@@ -28,6 +28,15 @@ def count(total: int) -> str:
     return "counted"
 
 
+def works_on(seconds: float, then_hangs: bool) -> str:
+    for done in range(1, 11):
+        time.sleep(seconds / 10)
+        report_progress(done, 10)
+    if then_hangs:
+        time.sleep(600)
+    return "at last"
+
+
 def refuse() -> None:
     raise Unsupported("cannot", where="here", hint="do that", reasons=[Reason(why="w", node="n", hint="h")])
 

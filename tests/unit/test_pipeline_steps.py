@@ -90,6 +90,16 @@ def test_a_death_is_a_typed_result(run, function, arguments, kind, said):
     assert error.value.where == f"step {function}" or kind == "disk_full"
 
 
+def test_a_step_that_reports_progress_may_take_longer_than_the_deadline(run):
+    assert run("works_on", deadline_s=2.0, seconds=4.0, then_hangs=False) == "at last"
+
+
+def test_a_step_whose_progress_stops_is_ended(run):
+    with pytest.raises(StepError, match="made no progress for 2 s") as error:
+        run("works_on", deadline_s=2.0, seconds=0.1, then_hangs=True)
+    assert error.value.kind == "timed_out"
+
+
 def test_the_deadline_ends_the_step_and_all_it_started(run, tmp_path):
     place = tmp_path / "pid"
     started = time.monotonic()
