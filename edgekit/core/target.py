@@ -80,6 +80,8 @@ class Int8Policy:
     is made, before Reshape and the like.
     `float_attention`: the engine computes attention (two products of activations and the Softmax between
     them) faster in float than in integers: it stays float.
+    `even_spectra`: layers that read the magnitudes of a spectrum are faster in integers by enough to pay for
+    evening out its frequencies and for some of its quiet ones; else they stay float.
     """
 
     activation: Literal["uint8", "int8", "int16"]
@@ -99,6 +101,7 @@ class Int8Policy:
     symmetric_right_ops: tuple[str, ...] = ()
     symmetric_ops: tuple[str, ...] = ()
     float_attention: bool = False
+    even_spectra: bool = False
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.headroom <= 16.0:

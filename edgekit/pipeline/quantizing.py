@@ -18,7 +18,7 @@ from edgekit.pipeline.job import Job
 __all__ = ["calibrated", "evened_out", "policy_of", "quantized_graph", "quantized_graphs"]
 
 
-_WIDENED = "float32.onnx"  # what calibration writes beside its result for a model in float16
+_REWRITTEN = "float32.onnx"  # what calibration writes beside its result where it is of another graph
 
 
 def quantized_graphs(job: Job, targets: list[Target]) -> dict[str, Path]:
@@ -102,14 +102,15 @@ def policy_of(target: Target, precision: Precision) -> Int8Policy | WeightPolicy
 def calibrated(job: Job, policies: list[Int8Policy]) -> tuple[Job, Path]:
     """The `Calibration` file of the job's samples for these policies, made once; and the job it is for.
 
-    That is the job itself, but for a model that computes in float16: then its model is the one in float32
-    that was calibrated. Where graphs are quantized, ask with the job that `evened_out` gives.
+    That is the job itself, but for a model that computes in float16, or has a spectrum whose frequencies
+    were evened out: then its model is the one in float32 that was calibrated. Where graphs are quantized, ask
+    with the job that `evened_out` gives.
     """
     ranges = _calibrate(job, policies)
-    wide = ranges.with_name(_WIDENED)
-    if not wide.is_file():
+    other = ranges.with_name(_REWRITTEN)
+    if not other.is_file():
         return job, ranges
-    return replace(job, model=replace(job.model, path=wide, digest=digest_file(wide))), ranges
+    return replace(job, model=replace(job.model, path=other, digest=digest_file(other))), ranges
 
 
 def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
@@ -133,7 +134,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
         "leave_float": arguments["leave_float"],
         "versions": {name: installed_version(name) for name in ("numpy", "onnxruntime", "pillow")},
     }
-    interrupted = partial_result("calibrate", version=4, inputs=inputs)
+    interrupted = partial_result("calibrate", version=5, inputs=inputs)
 
     def build(folder: Path) -> None:
         job.runner.run(
@@ -142,7 +143,7 @@ def _calibrate(job: Job, policies: list[Int8Policy]) -> Path:
             label=f"calibrate on {samples.count} samples",
         )
 
-    folder, cached = cached_folder("calibrate", version=4, inputs=inputs, build=build)
+    folder, cached = cached_folder("calibrate", version=5, inputs=inputs, build=build)
     if cached:
         job.runner.on_event(Event(step=f"calibrate on {samples.count} samples", state="cached"))
     return folder / "calibration.json"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from edgekit.core.progress import report_progress
 from edgekit.core.recipe import CalibrationOptions
 from edgekit.core.target import Int8Policy
 from edgekit.errors import InternalError, UsageError
+from edgekit.quantize.algorithms.equalization import even_spectra
+from edgekit.quantize.cut_graph import Cut
 from edgekit.quantize.graph_index import GraphIndex, index_graph
 from edgekit.quantize.observers import (
     CALL,
@@ -34,9 +36,15 @@ from edgekit.quantize.observers import (
 )
 from edgekit.quantize.observers.session import observing_session, share_cores
 from edgekit.quantize.placement import place
-from edgekit.quantize.widen_halves import WIDENED, widen_halves
+from edgekit.quantize.spectra import magnitudes
+from edgekit.quantize.widen_halves import widen_halves
 
-__all__ = ["Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
+if TYPE_CHECKING:
+    from edgekit.core.samples import Samples
+
+REWRITTEN = "float32.onnx"  # the file beside a calibration
+
+__all__ = ["REWRITTEN", "Calibration", "CalibrationRun", "calibrate", "calibrate_file", "read_calibration"]
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
 _Found = tuple[list[NDArray[Any]], dict[str, NDArray[Any]]]
@@ -79,10 +87,11 @@ def calibrate_file(
 ) -> dict[str, Any]:
     """Step: calibrate the ONNX file `model` for all `policies`, write a `Calibration` as JSON to `out`.
 
-    A model that computes in float16 is calibrated as the graph that computes in float32, and that is written
-    beside `out` as `WIDENED`. `leave_float` is that of the `QuantizationOptions` of the graphs that are to be
-    quantized. With `state`, what was seen is kept in that file every `keep_every_s` seconds, and a run that
-    finds it goes on from there to the same bytes. The caller names it by everything that decides the result.
+    A model that computes in float16 is calibrated as the graph that computes in float32, one with a spectrum
+    with its frequencies evened out; that graph is written beside `out` as `REWRITTEN`. `leave_float` is that
+    of the `QuantizationOptions` of the graphs that are to be quantized. With `state`, what was seen is kept
+    in that file every `keep_every_s` seconds, and a run that finds it goes on from there to the same bytes.
+    The caller names it by everything that decides the result.
     """
     from edgekit.core.samples import open_samples
 
@@ -90,13 +99,18 @@ def calibrate_file(
     samples = open_samples(chosen.data, decode(Signature, signature, where="signature"))
     onnx = require("onnx", needed_for="calibration")
     proto = onnx.load(model)
-    if widen_halves(proto):
+    rules = [decode(Int8Policy, p, where="policy") for p in policies]
+    rewritten = widen_halves(proto)
+    if rewritten:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        with atomic_file(Path(out).with_name(WIDENED)) as temporary:
+    if leave_float and any(rule.even_spectra for rule in rules):
+        rewritten = bool(_evened(proto, samples)) or rewritten
+    if rewritten:
+        with atomic_file(Path(out).with_name(REWRITTEN)) as temporary:
             temporary.write_bytes(proto.SerializeToString(deterministic=True))
     run = CalibrationRun(
         proto,
-        policies=[decode(Int8Policy, p, where="policy") for p in policies],
+        policies=rules,
         method=Method(name=chosen.method, percentile=chosen.percentile),
         batch=samples.model_batch,
         leave_float=leave_float,
@@ -111,6 +125,24 @@ def calibrate_file(
     if kept:
         kept.unlink(missing_ok=True)
     return {"samples": found.samples}
+
+
+def _evened(model: Any, samples: Samples) -> list[str]:
+    """Even out the magnitudes of spectra in a ModelProto, in place; says which."""
+    index = index_graph(model)
+    found = magnitudes(index)
+    if not found or not samples.count:
+        return []
+    part, seen = Cut(model, found), dict[str, tuple[NDArray[Any], NDArray[Any]]]()
+    for call, batch in enumerate(samples.calls(), start=1):
+        for name, values in part.run(batch.inputs).items():
+            axis = _channel_axis(index.readers[name][0], values.ndim)
+            rest = tuple(a for a in range(values.ndim) if a != axis)
+            highest, power = values.max(axis=rest), np.square(values, dtype=np.float64).mean(axis=rest)
+            most, mean = seen.get(name, (highest, power))
+            seen[name] = np.maximum(highest, most), mean + (power - mean) / call
+    sound = {t: both for t, both in seen.items() if all(np.isfinite(v).all() for v in both)}
+    return even_spectra(model, sound)
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -251,6 +283,11 @@ def _ahead(batches: Batches) -> Iterator[Mapping[str, NDArray[Any]]]:
             yield batch
 
 
+def _channel_axis(node: Any, rank: int) -> int:
+    """The axis, from the front, of the channels that a layer reads."""
+    return 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
+
+
 def _codes(policy: Int8Policy) -> Codes:
     return Codes(dtype=policy.activation, symmetric=policy.activation_symmetric)
 
@@ -264,6 +301,5 @@ def _what_to_observe(
         placement = place(index, policy, leave_float=leave_float)
         tensors.update(dict.fromkeys(placement.tensors))
         for node in placement.weighted:
-            rank = len(index.shapes[node.data])
-            weighted[node.data] = 1 if node.op_type in ("Conv", "ConvTranspose") else rank - 1
+            weighted[node.data] = _channel_axis(node, len(index.shapes[node.data]))
     return list(tensors), weighted

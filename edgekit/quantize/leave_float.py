@@ -1,8 +1,6 @@
 """What is left in float32 of a graph that goes to 8 bits, because integers destroy it or gain nothing there.
 
-Spectra: the power of a signal spans twice the decibels of the signal itself, and 8 bits span 48. A front end
-that is linear (a Fourier or wavelet transform written as convolutions) and whose results are read as powers
-alone, the powers, and what reads them before their logarithm is taken, stay in float32.
+Spectra: see there.
 
 Normalizations written in arithmetic: a variance spans the square of what it is taken of, and what its root
 divides cancels against the mean. From the first reduction to the last factor and offset they stay in float32,
@@ -28,93 +26,23 @@ from typing import Any
 
 from edgekit.core.target import Int8Policy
 from edgekit.quantize.graph_index import GraphIndex, attribute
+from edgekit.quantize.spectra import MOVES, is_square, spectra
 
-__all__ = ["POOR", "UNITS", "float_sums", "fragile", "islands", "normalizations", "spectra", "units"]
+__all__ = ["POOR", "UNITS", "float_sums", "fragile", "islands", "normalizations", "units"]
 
 UNITS = 16.0  # between the factors of one input: it costs the smallest feature four of the eight bits
 POOR = 2  # multiplications a value: to quantize it costs about as much
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_TRANSFORMS = ("STFT", "DFT")
-_MOVES = (
-    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
-    "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 _SUMS = ("Add", "Sub", "Mul")
 _REDUCTIONS = ("GlobalAveragePool", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
-_OF_POWERS = (
-    *_MOVES, *_ARITHMETIC, "AveragePool", "Clip", "Max", "MaxPool", "Min", "Pow", "ReduceMax", "ReduceMean",
-    "ReduceSum", "Sqrt",
-)  # fmt: skip
 
 
 def fragile(index: GraphIndex, policy: Int8Policy) -> set[str]:
     """The nodes that the codes of `policy` would destroy. 16 bits span a spectrum."""
-    spectral = spectra(index) if policy.activation != "int16" else set()
+    spectral = set() if policy.activation == "int16" else spectra(index, end_even=policy.even_spectra)
     return normalizations(index) | units(index) | spectral
-
-
-def spectra(index: GraphIndex) -> set[str]:
-    """The nodes of spectral front ends. A normalization is none: what it squares is read once more."""
-    nodes = list(index.model.graph.node)
-    linear = _only_squared(index, nodes)
-    signals: set[str] = set()
-    for node in nodes:
-        transforms = node.op_type in (*_WEIGHTED, *_TRANSFORMS)
-        if node.name in linear and (transforms or any(i in signals for i in node.input)):
-            signals.update(node.output)
-    powers = {o for n in nodes if _squares(index, n) and n.input[0] in signals for o in n.output}
-    if not powers:
-        return set()
-    before_logarithm = _tensors_before_logarithms(nodes)
-    found = set(linear)
-    for node in nodes:
-        read = [i for i in node.input if i in powers]
-        if not read:
-            continue
-        if node.op_type in (*_WEIGHTED, *_OF_POWERS):
-            found.add(node.name)
-        known = all(i in powers or i in index.constants or not i for i in node.input)
-        if known and (node.op_type in _OF_POWERS or before_logarithm.intersection(node.output)):
-            powers.update(node.output)
-    return found
-
-
-def _only_squared(index: GraphIndex, nodes: list[Any]) -> set[str]:
-    """Nodes that are linear in what they read, and whose results lead to squares and nowhere else."""
-    found: set[str] = set()
-    for node in reversed(nodes):
-        readers = [r for o in node.output for r in index.readers.get(o, ())]
-        leads_on = readers and all(r.name in found or _squares(index, r) for r in readers)
-        if leads_on and _is_linear(index, node) and not set(node.output) & set(index.outputs):
-            found.add(node.name)
-    return found
-
-
-def _is_linear(index: GraphIndex, node: Any) -> bool:
-    if node.op_type in (*_WEIGHTED, *_ARITHMETIC):
-        return sum(i not in index.constants for i in node.input if i) == 1 and not (
-            node.op_type == "Div" and node.input[0] in index.constants
-        )
-    return node.op_type in (*_MOVES, *_TRANSFORMS, "Neg")
-
-
-def _squares(index: GraphIndex, node: Any) -> bool:
-    if node.op_type == "Mul":
-        return bool(node.input[0] == node.input[1])
-    if node.op_type == "Pow":
-        exponent = index.constants.get(node.input[1])
-        return exponent is not None and bool((exponent == 2).all())
-    return node.op_type in ("ReduceL2", "ReduceSumSquare")
-
-
-def _tensors_before_logarithms(nodes: list[Any]) -> set[str]:
-    found: set[str] = set()
-    for node in reversed(nodes):
-        if node.op_type == "Log" or (node.op_type in _OF_POWERS and found.intersection(node.output)):
-            found.update(node.input)
-    return found
 
 
 def normalizations(index: GraphIndex) -> set[str]:
@@ -122,7 +50,7 @@ def normalizations(index: GraphIndex) -> set[str]:
     found = {n.name for n in index.model.graph.node if n.op_type == "Sub" and _only_exponent(index, n)}
     scales: set[str] = set()
     for node in index.model.graph.node:
-        takes_root = node.op_type == "Sqrt" or (node.op_type == "Pow" and not _squares(index, node))
+        takes_root = node.op_type == "Sqrt" or (node.op_type == "Pow" and not is_square(index, node))
         statistics: set[str] = set()
         if (takes_root and _is_statistic(index, node.input[0], statistics)) or node.op_type == "ReduceL2":
             found |= statistics | {node.name}
@@ -130,7 +58,7 @@ def normalizations(index: GraphIndex) -> set[str]:
     normalized: set[str] = set()
     for node in index.model.graph.node:
         read = [i for i in node.input if i and i not in index.constants]
-        if not read or node.op_type not in (*_ARITHMETIC, *_MOVES, "Max", "Clip", "Neg", "Reciprocal"):
+        if not read or node.op_type not in (*_ARITHMETIC, *MOVES, "Max", "Clip", "Neg", "Reciprocal"):
             continue
         inside = all(i in normalized or _made_by(index, i, found) for i in read)
         if all(i in scales for i in read):
@@ -160,7 +88,7 @@ def _is_statistic(index: GraphIndex, tensor: str, passed: set[str]) -> bool:
     if node.op_type in _REDUCTIONS:
         passed.add(node.name)
         inner = index.producer.get(node.input[0])
-        if inner is not None and _squares(index, inner):
+        if inner is not None and is_square(index, inner):
             passed.add(inner.name)
             centred = index.producer.get(inner.input[0])
             if centred is None or centred.op_type != "Sub":
@@ -168,7 +96,7 @@ def _is_statistic(index: GraphIndex, tensor: str, passed: set[str]) -> bool:
             if _is_statistic(index, centred.input[1], passed):
                 passed.add(centred.name)
         return True
-    if node.op_type not in (*_ARITHMETIC, *_MOVES, "Max", "Clip", "Neg", "Pow"):
+    if node.op_type not in (*_ARITHMETIC, *MOVES, "Max", "Clip", "Neg", "Pow"):
         return False
     passed.add(node.name)
     return all(_is_statistic(index, i, passed) for i in node.input if i and i not in index.constants)
@@ -290,7 +218,7 @@ def _sums_of_products(
 def _writer(index: GraphIndex, tensor: str, nodes: Collection[str]) -> Any | None:
     """What computes `tensor`, before moves that are none of `nodes`: onnxsim leaves some behind a Gemm."""
     node = index.producer.get(tensor)
-    while node is not None and node.op_type in _MOVES and node.name not in nodes:
+    while node is not None and node.op_type in MOVES and node.name not in nodes:
         node = index.producer.get(node.input[0])
     return node
 

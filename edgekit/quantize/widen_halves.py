@@ -13,9 +13,8 @@ from edgekit.core.packages import require
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
-__all__ = ["WIDENED", "widen_halves"]
+__all__ = ["widen_halves"]
 
-WIDENED = "float32.onnx"  # the file beside a calibration
 _HALF, _SINGLE = 10, 1  # TensorProto.FLOAT16, FLOAT
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 

@@ -6,7 +6,8 @@ Post-Training Quantization for Large Language Models" (2022) (LayerNormalization
 far, see `channel_scales`.
 
 A network input whose features have different units has nothing before it to take the division: it gets an
-operator of its own, one multiplication a value, where the factors differ by `UNITS` or more.
+operator of its own, one multiplication a value, where the factors differ by `UNITS` or more. So do the
+magnitudes of a spectrum, which has too little in common with its loudest frequencies for one scale.
 
 Only where it is exact: between the two lies nothing but what commutes with a positive factor a channel
 (f(s x) = s f(x): Relu, LeakyRelu, PRelu, pooling, flattening) and nothing else reads what is scaled. Clip,
@@ -26,8 +27,9 @@ from numpy.typing import NDArray
 from edgekit.quantize.algorithms.channel_scales import channel_factors
 from edgekit.quantize.graph_index import GraphIndex, attribute, index_graph
 from edgekit.quantize.leave_float import UNITS
+from edgekit.quantize.spectra import EVEN, EVENING
 
-__all__ = ["Equalized", "equalize", "smooth"]
+__all__ = ["Equalized", "equalize", "even_spectra", "smooth"]
 
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -89,22 +91,41 @@ def _rescale(model: Any, channels: Channels, *, makers: tuple[str, ...], largest
     return Equalized(model=copy, tensors=tuple(tensors))
 
 
+def even_spectra(model: Any, seen: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> list[str]:
+    """Bring the frequencies of the magnitudes of a ModelProto to one size, in place; says which tensors.
+
+    `seen`: magnitude -> highest value and mean square of each frequency. Left alone where nothing is gained.
+    """
+    return _divided(model, seen, least=1.0)
+
+
 def _even_inputs(model: Any, channels: Channels) -> list[str]:
     """Bring the features of each input of a ModelProto to one size, in place; says which inputs."""
-    index = index_graph(model)
-    edited = _Edited(index)
+    inputs = (i.name for i in model.graph.input if i.name in channels)
+    return _divided(model, {i: (np.max(np.abs(channels[i]), axis=0), None) for i in inputs}, least=UNITS)
+
+
+def _divided(
+    model: Any, seen: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]], *, least: float
+) -> list[str]:
+    """Divide the channels of tensors, in place, where factors differ by `least` at least; says which.
+
+    `seen`: tensor -> largest magnitude of each channel, and its mean square where it is known.
+    """
+    edited = _Edited(index_graph(model))
     found = []
-    for tensor in (name for name in index.inputs if name in channels):
+    for tensor, (largest, power) in seen.items():
         readers = edited.readers(tensor)
         if not readers or len({r.op_type == "Conv" for r in readers}) > 1:
             continue
-        reach = np.max(np.abs(channels[tensor]), axis=0).astype(np.float64)
-        factors = channel_factors(reach, [edited.seen_from_input(r, len(reach), 1) for r in readers])
-        if factors.max() < UNITS * factors.min():
+        reach = largest.astype(np.float64)
+        weights = [edited.seen_from_input(r, len(reach), 1) for r in readers]
+        factors = channel_factors(reach, weights, power=None if power is None else power.astype(np.float64))
+        if (factors == factors[0]).all() or factors.max() < least * factors.min():
             continue
         for reader in readers:
             edited.scale_inputs(reader, factors)
-        edited.divide_input(tensor, readers, factors)
+        edited.divide(tensor, readers, factors)
         found.append(tensor)
     edited.write()
     return found
@@ -183,18 +204,20 @@ class _Edited:
         for name, axis in maker.constants:
             self.values[name] = _along(self.constant(name), 1.0 / factors, axis)
 
-    def divide_input(self, tensor: str, readers: list[Any], factors: NDArray[np.float64]) -> None:
-        """Put a Mul behind a network input, and let its readers read that."""
+    def divide(self, tensor: str, readers: list[Any], factors: NDArray[np.float64]) -> None:
+        """Put a Mul behind an input or the output of a node, and let its readers read that."""
         from onnx import helper, numpy_helper
 
         graph = self.index.model.graph
         rank = len(self.index.shapes[tensor])
         behind = rank - 2 if readers[0].op_type == "Conv" else 0
         scales = (1.0 / factors).astype(np.float32).reshape(-1, *[1] * behind)
-        result, constant = f"{tensor}/even", f"{tensor}/units"
+        result, constant = f"{tensor}{EVEN}", f"{tensor}{EVENING}"
         graph.initializer.append(numpy_helper.from_array(scales, constant))
-        graph.node.insert(0, helper.make_node("Mul", [tensor, constant], [result], name=result))
-        declared = next(i for i in graph.input if i.name == tensor)
+        places = (i for i, n in enumerate(graph.node) if tensor in n.output)
+        mul = helper.make_node("Mul", [tensor, constant], [result], name=result)
+        graph.node.insert(next(places, -1) + 1, mul)
+        declared = next(i for i in (*graph.input, *graph.value_info) if i.name == tensor)
         graph.value_info.add().CopyFrom(declared)
         graph.value_info[-1].name = result
         for reader in readers:
