@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,12 @@ from edgekit.core.codec import decode, encode
 from edgekit.core.model import Signature
 from edgekit.core.packages import require
 from edgekit.core.pruning import PruningOptions
-from edgekit.core.samples import open_samples
-from edgekit.core.target import load_target
 from edgekit.train.data import training_data
+from edgekit.train.pruning.latency import LatencyMeter
 from edgekit.train.pruning.sparsity import prune_sparse
 from edgekit.train.pruning.structured import Pruned, prune_structured
 
 __all__ = ["prune_file"]
-
-_TIMED = 12  # turns of a timed graph, of which the fastest half counts
 
 
 def prune_file(
@@ -41,13 +38,12 @@ def prune_file(
     if chosen.method in ("unstructured", "2:4"):
         done = prune_sparse(Path(model), Path(out), place, chosen, data)
     else:
-        measure = None
-        if chosen.measure == "latency":
-
-            def measure(path: Path) -> float:
-                return _latency_ms(path, chosen.target, wanted, chosen)
-
-        done = prune_structured(Path(model), Path(out), place, chosen, data, measure)
+        samples = chosen.recovery.data[0] if chosen.recovery is not None else None
+        with ExitStack() as closing:
+            measure = None
+            if chosen.measure == "latency":
+                measure = closing.enter_context(LatencyMeter(chosen.target, wanted, samples))
+            done = prune_structured(Path(model), Path(out), place, chosen, data, measure)
     return _as_json(done)
 
 
@@ -55,30 +51,3 @@ def _as_json(done: Pruned) -> dict[str, Any]:
     value: dict[str, Any] = encode(done)
     return value
 
-
-def _latency_ms(path: Path, target: str, signature: Signature, options: PruningOptions) -> float:
-    """The median time of one call of a graph on a target, in float32, of the faster half of its turns."""
-    import numpy as np
-
-    from edgekit.backends import lower_file
-    from edgekit.devices.local import Worker
-    from edgekit.graph.canonical import finish
-    from edgekit.graph.generate import generate_inputs
-
-    profile = load_target(target)
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        folded, folder = Path(scratch) / "model.onnx", Path(scratch) / "artifact"
-        finish(source=str(path), out=str(folded), simplified=False)
-        folder.mkdir()
-        lower_file(
-            model=str(folded), target=encode(profile), precision="float32", out=str(folder),
-            source_digest="", about={}, quantized_io=False,
-        )  # fmt: skip
-        inputs = dict(generate_inputs(folded, 0))
-        if options.recovery is not None:
-            samples = open_samples(options.recovery.data[0], signature)
-            inputs = dict(next(iter(samples.calls())).inputs)
-        with Worker(engine=profile.engine, label=f"time on {target}") as worker:
-            worker.load(folder, threads=1, layout="source")
-            turns = [np.median(worker.time(inputs, runs=20, warmup=5)) / 1e6 for _ in range(_TIMED)]
-    return float(np.median(sorted(turns)[: _TIMED // 2]))
