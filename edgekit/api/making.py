@@ -113,7 +113,7 @@ def train_quantized(
     training: Data | TrainingOptions,
     calibration: Data | CalibrationOptions | None = None,
     distill: DistillationOptions | None = None,
-    ranges: Literal["learned", "observed"] = "learned",
+    ranges: Literal["learned", "observed", "alone"] = "learned",
     start: Literal["equalized", "plain"] = "equalized",
     quantization: QuantizationOptions | None = None,
     validation: ValidationOptions | None = None,

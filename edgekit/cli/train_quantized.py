@@ -17,7 +17,7 @@ graphs as the engines will compute them, all targets on one set of weights, and 
 Samples without labels do: the float network then is the teacher."""
 EXAMPLE = "example: edgekit train-quantized model.onnx -t tflite --training samples.npz -o build/model"
 
-_RANGES = ("learned", "observed")
+_RANGES = ("learned", "observed", "alone")
 _STARTS = ("equalized", "plain")
 
 
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training(parser)
     parser.add_argument(
         "--ranges", metavar="|".join(_RANGES), type=choice(_RANGES), default="learned",
-        help="train the scales too (learned, the default), or keep those that calibration found",
+        help="train the scales too (learned, the default), keep those that calibration found, or train those "
+        "of activations and no weights (alone)",
     )  # fmt: skip
     parser.add_argument(
         "--start", metavar="|".join(_STARTS), type=choice(_STARTS), default="equalized",

@@ -213,6 +213,21 @@ def test_observed_ranges_stay_as_calibration_found_them(place: Path, tmp_path: P
     assert any(not np.array_equal(before[n], after[n]) for n in before)
 
 
+def test_ranges_alone_leave_the_codes_of_weights_as_they_are_and_bring_answers_nearer(
+    place: Path, tmp_path: Path
+) -> None:
+    options = QatOptions(training=training(place, epochs=6, learning_rate=5e-3), ranges="alone")
+    done = step(place, tmp_path, "tflite", "onnxruntime", options=options)
+    assert done["score"] < done["initial"]
+    for target in ("tflite", "onnxruntime"):
+        before, after = (constants(onnx.load(folder / f"{target}.onnx")) for folder in (place, tmp_path))
+        weights = [n for n, v in before.items() if v.dtype == np.int8 and v.ndim > 1]
+        assert weights
+        assert all(np.array_equal(before[n], after[n]) for n in weights)
+        scales = [n for n in before if n.endswith("_scale") and before[n].ndim == 0]
+        assert any(not np.array_equal(before[n], after[n]) for n in scales)
+
+
 def test_labels_out_of_range_are_named_before_training(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"label 5 is out of range: the output 'logits' has 5 scores"):
         step(place, tmp_path, "tflite", options=QatOptions(training=training(place, "wrong.npz")))

@@ -53,6 +53,12 @@ class Quantized:
     weights: dict[str, Any] = field(default_factory=dict)
     biases: dict[str, Any] = field(default_factory=dict)
 
+    def train_scales_alone(self) -> None:
+        """Hold all still but the scales of activations that learn."""
+        scales = {id(q.delta) for q in self.activations.values()}
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in scales)
+
     def enable(self, quantizing: bool) -> None:
         """Turn all fake quantizers on or off."""
         for quantizer in (*self.activations.values(), *self.weights.values(), *self.biases.values()):

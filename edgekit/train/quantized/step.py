@@ -88,18 +88,21 @@ def open_graphs(
     keep: Sequence[str] = (),
     leave_float: bool = True,
 ) -> list[Quantized]:
-    """The QDQ graphs of `model` by their policies, as modules; of several, weights are shared."""
+    """The QDQ graphs of `model` by their policies, as modules; of several, weights that learn are shared."""
     index = index_graph(model)
-    learned = options.ranges == "learned"
-    ranges = Ranges(activations=learned, weights=learned)
-    shared: dict[str, Any] | None = {} if len(graphs) > 1 else None
-    return [
+    alone = options.ranges == "alone"
+    ranges = Ranges(activations=options.ranges != "observed", weights=options.ranges == "learned")
+    shared: dict[str, Any] | None = {} if len(graphs) > 1 and not alone else None
+    opened = [
         fake_quantized(
             path, model, place(index, policy, keep=keep, leave_float=leave_float), policy, ranges=ranges,
             shared=shared,
         )
         for path, policy in zip(graphs, policies, strict=True)
     ]  # fmt: skip
+    for quantized in opened if alone else ():
+        quantized.train_scales_alone()
+    return opened
 
 
 def train_graphs(
