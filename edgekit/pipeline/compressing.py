@@ -58,7 +58,7 @@ def pruned(model: Model, options: PruningOptions, *, runner: StepRunner) -> Mode
         "samples": _samples(training, model) if training else [],
         "versions": {name: installed_version(name) for name in _PACKAGES},
     }
-    steps = partial_result("prune", version=1, inputs=inputs)
+    steps = partial_result("prune", version=2, inputs=inputs)
     label = f"prune {100 * options.remove:g} % of {_what(options)}"
     arguments = {
         "model": str(model.unfolded),
@@ -132,7 +132,7 @@ def _built(
         changed.unlink()
         write_json(folder / _RESULT, result)
 
-    folder, cached = cached_folder(step, version=1, inputs=inputs, build=build)
+    folder, cached = cached_folder(step, version=2, inputs=inputs, build=build)
     if cached:
         runner.on_event(Event(step=label, state="cached"))
     path, unfolded = folder / _FOLDED, folder / _UNFOLDED

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from quantize_models import GraphBuilder
 from torch import nn
 
 import edgekit
@@ -65,6 +66,46 @@ def test_half_of_every_group_is_cut_and_the_rest_answers_like_the_graph_that_ign
     left = {g.name: g.count - len(removal[g.name]) for g in groups}
     assert cost_model(model, groups, "macs")(left) == pytest.approx(macs_of(smaller))
     assert cost_model(model, groups, "parameters")(left) == pytest.approx(parameters_of(smaller))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_what_reads_a_flattened_picture_loses_the_values_of_the_channels_that_go(tmp_path, channels_last):
+    """Keras flattens with channels last: neighbours come from different channels."""
+    b = GraphBuilder()
+    x = b.add("Conv", ["x", b.weight("first.w", 8, 1, 3, 3)], "first")
+    x = b.add("Conv", [b.add("Relu", [x], "first.y"), b.weight("second.w", 12, 8, 3, 3)], "second")
+    x = b.add("Relu", [x], "second.y")
+    if channels_last:
+        x = b.add("Transpose", [x], "moved", perm=[0, 2, 3, 1])
+    x = b.add("Reshape", [x, b.constant("shape", np.int64([1, 12 * 16]))], "flat")
+    x = b.add("Gemm", [x, b.weight("dense.w", 12 * 16, 6)], "dense")
+    path = tmp_path / "model.onnx"
+    onnx.save(b.build({"x": [1, 1, 8, 8]}, [x]), path)
+    groups, _ = prunable_groups(path, "channels")
+    assert {g.name: g.count for g in groups} == {"first": 8, "second": 12}
+    removal = {"first": np.array([1, 6]), "second": np.array([0, 5, 11])}
+    model = load_canonical(path)
+    assert agrees(model, groups, removal, path) == ""
+    dense = arrays(cut_graph(model, groups, removal))["dense.w"]
+    whole = arrays(model)["dense.w"]
+    whole = whole.reshape(16, 12, 6) if channels_last else whole.reshape(12, 16, 6).transpose(1, 0, 2)
+    kept = whole[:, [1, 2, 3, 4, 6, 7, 8, 9, 10]]
+    kept = kept if channels_last else kept.transpose(1, 0, 2)
+    np.testing.assert_array_equal(dense, kept.reshape(9 * 16, 6))
+
+
+def test_no_more_is_cut_than_what_was_asked_for_needs(read):
+    """The cheapest layer by loss over work would go far beyond it: a dearer one that suffices is taken."""
+    path = read("unet")
+    model = load_canonical(path)
+    groups, _ = prunable_groups(path, "channels")
+    cost, original = cost_model(model, groups, "macs"), {g.name: g.count for g in groups}
+    options = PruningOptions(remove=0.02, multiple=1, floor=0.1)
+    saved = {g.name: cost({}) - cost({g.name: g.count - 1}) for g in groups}
+    large, small = max(saved, key=saved.get), min(saved, key=saved.get)
+    scores = {g.name: np.full(g.count, {large: 1.0, small: 1.1}.get(g.name, 1e6)) for g in groups}
+    removal = choose(groups, scores, cost, cost({}) - saved[small], options, original)
+    assert {name: len(units) for name, units in removal.items()} == {small: 1}
 
 
 def test_a_unit_in_the_wrong_place_is_caught_by_the_proof(read):

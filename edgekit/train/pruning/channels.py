@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.core.packages import require
 from edgekit.errors import Reason
 from edgekit.train.module_graph import Layer
+from edgekit.train.pruning.flattening import flattened_channels
 from edgekit.train.pruning.groups import Cut, Group, arrays
 
 __all__ = ["channel_groups"]
@@ -48,6 +50,7 @@ def channel_groups(module: Any, model: Any, inputs: tuple[Any, ...]) -> tuple[li
             found = graph.get_pruning_group(child, graph.get_pruner_of_module(child).prune_out_channels,
                                             list(range(width)))  # fmt: skip
             cuts, members = _cuts(found, graph, names, layers, constants)
+            cuts = [_in_order(cut, model, width) for cut in cuts]
         except _NotFollowed as err:
             reasons.append(Reason(node=layer.node, why=str(err)))
             continue
@@ -112,6 +115,18 @@ def _cuts(
         if out:
             members.add(layer.path)
     return cuts, members
+
+
+def _in_order(cut: Cut, model: Any, width: int) -> Cut:
+    """The cut of what reads a flattened tensor, in the order in which that was flattened.
+
+    torch-pruning takes channels for the outermost axis, as PyTorch keeps them.
+    """
+    if cut.side == "out" or len(cut.units) == width:
+        return cut
+    reader = next(n for n in model.graph.node if cut.constant in n.input)
+    units = flattened_channels(model, reader.input[0], width)
+    return cut if units is None or len(units) != len(cut.units) else replace(cut, units=units)
 
 
 def _places(

@@ -64,7 +64,9 @@ def choose(
             lost = float(scores[name][order[name][gone : gone + size]].sum())
             saved = cost(left) - cost({**left, name: left[name] - size})
             if saved > 0:
-                offers.append((lost / (saved if options.criterion != "magnitude" else size), name, size))
+                gain = min(saved, cost(left) - wanted)  # what goes beyond what is asked for is none
+                worth = gain if options.criterion != "magnitude" else size * gain / saved
+                offers.append((lost / worth, name, size))
         if not offers:
             raise _floors_reached(cost, left, wanted, options)
         _, name, size = min(offers)
