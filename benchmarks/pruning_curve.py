@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--remove", type=float, default=0.4)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=6e-5)
+    parser.add_argument("--rate", type=float, default=0.0, help="0: chosen, as edgekit prune does")
     parser.add_argument("--max-drop", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)

@@ -35,7 +35,8 @@ class TrainingOptions:
 
     `epochs` (0: 10, and in quantization-aware training at least as many as make 1,000 steps) and `steps` (0:
     what the epochs give) end the schedule; steps must not be more than the epochs give. `learning_rate`
-    is the highest rate (0: 0.001, or what quantization-aware training chooses by itself). The rate rises
+    is the highest rate (0: 0.001, or what quantization-aware training and the recovery of pruned channels
+    choose by held-out samples). The rate rises
     linearly over the first `warmup` share of the steps and falls along a half cosine to a hundredth of itself
     ("cosine": Loshchilov & Hutter, SGDR, 2017, section 3, one cycle), or stays. `clip_norm` bounds the norm
     of all gradients together (0: no bound). `patience`: epochs without a better metric after which training

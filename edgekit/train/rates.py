@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from edgekit.train.judging import Judge
 from edgekit.train.loop import scheduled_steps, train
 from edgekit.train.losses import Objective
 
-__all__ = ["kept_rate", "long_enough", "with_rate"]
+__all__ = ["PRUNED", "QUANTIZED", "kept_rate", "long_enough", "with_rate"]
 
-_RATES = (1e-4, 5e-4, 2e-3, 8e-3)
+QUANTIZED = (1e-4, 5e-4, 2e-3, 8e-3)
+PRUNED = (1e-5, 1e-4, 1e-3)
 _SHARE = 0.08  # of the schedule, for each rate
 _SHORTEST = 20  # steps
 _ALMOST = 1.5  # times the least loss
@@ -42,15 +43,17 @@ def with_rate(
     judge: Judge | None,
     checkpoint: Path | None = None,
     before_step: Callable[[int, int], None] | None = None,
+    rates: Sequence[float] = QUANTIZED,
+    almost: float = _ALMOST,
 ) -> TrainingOptions:
     """`options` with a learning rate; as they are where they name one, or where no samples are held out.
 
-    Each of four rates gets a whole schedule of a twelfth of the steps, from the weights that `module` came
+    Each of `rates` gets a whole schedule of a twelfth of the steps, from the weights that `module` came
     with and has again afterwards. A network that calibration left near its teacher wants a low rate, one that
-    it ruined a high one. The highest is taken whose loss on the held-out samples is 1.5 times the least at
-    most: short runs favour low rates, long ones forget the noise of a higher one. Labels are looked at only
-    where the objective does. A rate that diverges is out. With `checkpoint` the choice is kept beside it, for
-    a run that is resumed.
+    it ruined a high one. The highest is taken whose loss on the held-out samples is `almost` times the least
+    at most: short runs favour low rates, long ones forget the noise of a higher one. Labels are looked at
+    only where the objective does. A rate that diverges is out. With `checkpoint` the choice is kept beside
+    it, for a run that is resumed.
     """
     if options.learning_rate or judge is None:
         return options
@@ -61,7 +64,7 @@ def with_rate(
     steps = min(whole, max(_SHORTEST, round(_SHARE * whole)))
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     losses: dict[float, float] = {}
-    for rate in _RATES:
+    for rate in rates:
         trial = replace(options, learning_rate=rate, steps=steps, patience=0)
         by_loss = replace(judge, metric="loss")
         try:
@@ -77,7 +80,7 @@ def with_rate(
     least = min(losses.values())
     if not math.isfinite(least):
         return options
-    best = max(rate for rate, loss in losses.items() if loss <= _ALMOST * least)
+    best = max(rate for rate, loss in losses.items() if loss <= almost * least)
     tried = ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in losses.items())
     report_note(f"learning rate {best:g}, by the held-out loss after {steps} steps ({tried})")
     if kept is not None:

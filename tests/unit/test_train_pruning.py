@@ -26,6 +26,7 @@ from edgekit.train.pruning.groups import arrays
 from edgekit.train.pruning.sparsity import sparsity_at
 from edgekit.train.pruning.step import prune_file
 from edgekit.train.pruning.structured import prunable_groups
+from edgekit.train.rates import PRUNED
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,21 @@ def test_channels_that_others_predict_go_without_a_trace(tmp_path):
     wanted, cut, mended = (np.concatenate([s.run(None, {"input": v[None]})[0] for v in x]) for s in sessions)
     assert np.abs(cut - wanted).max() > 0.1 * np.abs(wanted).max()
     assert np.abs(mended - wanted).max() < 3e-3 * np.abs(wanted).max()
+
+
+def test_recovery_without_a_learning_rate_takes_the_one_that_held_out_samples_like_best(
+    model, tmp_path, monkeypatch
+):
+    rates, train = [], structured.train
+
+    def watched(module, objective, data, options, **others):
+        rates.append(options.learning_rate)
+        return train(module, objective, data, options, **others)
+
+    monkeypatch.setattr(structured, "train", watched)
+    step(model, tmp_path, remove=0.3, rate=0.0, epochs=3)
+    assert len(rates) == 1
+    assert rates[0] in PRUNED
 
 
 def with_latencies(model, tmp_path, measure, **options):

@@ -32,6 +32,7 @@ from edgekit.train.pruning.cutting import cut_graph
 from edgekit.train.pruning.groups import Group
 from edgekit.train.pruning.heads import head_groups
 from edgekit.train.pruning.proof import agrees, proven
+from edgekit.train.rates import PRUNED, kept_rate, with_rate
 from edgekit.train.teaching import named_call
 from edgekit.train.to_graph import write_back
 
@@ -294,9 +295,14 @@ def _recover(
         return cut, start, judge(trainable(files.file), named_call) if judge else None
     # agreement is too coarse to tell epochs apart by: the distance to the teacher does
     picked = judge and replace(judge, objective=objective, metric=_finer(judge.metric))
-    result = train(module, objective, data, options.recovery, judge=picked, checkpoint=files.state)
+    chosen = with_rate(
+        module, objective, data, options.recovery, judge=picked, checkpoint=files.state,
+        rates=PRUNED, almost=1.0,
+    )  # fmt: skip
+    result = train(module, objective, data, chosen, judge=picked, checkpoint=files.state)
     write_back(module, files.start, files.file)
-    files.state.unlink(missing_ok=True)
+    for left in (files.state, kept_rate(files.state)):
+        left.unlink(missing_ok=True)
     if judge is None or picked is None or picked.metric == judge.metric:
         return cut, start, result.score
     return cut, start, judge(module, named_call)
