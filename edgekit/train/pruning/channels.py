@@ -125,6 +125,8 @@ def _in_order(cut: Cut, model: Any, width: int) -> Cut:
     if cut.side == "out" or len(cut.units) == width:
         return cut
     reader = next(n for n in model.graph.node if cut.constant in n.input)
+    if reader.op_type not in ("Gemm", "MatMul"):
+        return cut
     units = flattened_channels(model, reader.input[0], width)
     return cut if units is None or len(units) != len(cut.units) else replace(cut, units=units)
 
