@@ -31,8 +31,8 @@ def add_training(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     group.add_argument("--batch-size", metavar="N", type=number(int, at_least=1), help="default 64")
     group.add_argument(
         "--learning-rate", metavar="X", type=number(float, at_least=0),
-        help="default: what samples held out like best (train-quantized tries 0.0001 to 0.008, prune 0.00001 "
-        "to 0.001); 0.001 where none are",
+        help="default: what samples held out like best (train-quantized tries 0.0001 to 0.008, prune of "
+        "channels and heads 0.00001 to 0.001); 0.001 where none are",
     )  # fmt: skip
     group.add_argument(
         "--patience", metavar="N", type=number(int, at_least=0),

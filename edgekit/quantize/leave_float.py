@@ -1,6 +1,6 @@
 """What is left in float32 of a graph that goes to 8 bits, because integers destroy it or gain nothing there.
 
-Spectra: see there.
+Spectra: see `edgekit.quantize.spectra`.
 
 Normalizations written in arithmetic: a variance spans the square of what it is taken of, and what its root
 divides cancels against the mean. From the first reduction to the last factor and offset they stay in float32,

@@ -39,9 +39,9 @@ def spectra(index: GraphIndex, *, end_even: bool = True) -> set[str]:
     """
     nodes = list(index.model.graph.node)
     found, powers = _powers(index, nodes)
-    before_logarithm = _tensors_before_logarithms(nodes)
     if not powers:
         return set()
+    before_logarithm = _tensors_before_logarithms(nodes)
     for node in nodes:
         read = [i for i in node.input if i in powers]
         if not read:
